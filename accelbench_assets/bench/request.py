@@ -1,0 +1,60 @@
+"""What one attempt is asked to do.
+
+Belongs here: the request as a value, and the errors an attempt ends with. Does not belong here: building one
+from flags or partition keys (``cli``, ``defs``), carrying it out (``run``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelbench_assets.errors import AccelBenchError
+from loadgen.workloads import Workload
+from partitions.cell import BenchmarkCell
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """One attempt at one cell.
+
+    ``deadline_s`` bounds everything from start to record. ``usd_per_hour`` is a declared price. ``home`` is
+    the folder for locks and this run's working files. For a server somebody else runs, ``endpoint_url`` is
+    set, its key is named by ``api_key_env``.
+    """
+
+    cell: BenchmarkCell
+    workload: Workload
+    model_id: str
+    evidence_level: str
+    run_id: str
+    seed: int
+    deadline_s: float
+    reproduce_command: str
+    launcher_name: str
+    home: Path
+    threads: int = 1
+    triggered_by: str = "user"
+    dagster_run_id: str | None = None
+    endpoint_url: str | None = None
+    api_key_env: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    served_model_name: str | None = None
+    port: int | None = None
+    suite_id: str | None = None
+    trial_index: int = 0
+    usd_per_hour: float | None = None
+
+
+class RunFailed(AccelBenchError):
+    """An attempt ended without a valid result; ``record`` is what stands in the lake."""
+
+    def __init__(self, message: str, record: Mapping[str, Any], *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.record = dict(record)
+
+
+class RunVoid(RunFailed):
+    """A validity rule voided the attempt: its samples are kept and never published."""

@@ -1,0 +1,216 @@
+"""The orchestrating child process: started, watched, interrupted, and never outliving this process.
+
+Belongs here: starting ``python -m accelbench_assets.defs.tasks``, reading its JSON lines, forwarding Ctrl-C
+once. The child's stdin is a pipe held open as its lifeline: when this process dies in any way, the child sees
+the end of the file and cancels itself.
+Does not belong here: what the child does (``defs``), how progress looks (``progress``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+from accelbench_assets.cli.progress import ProgressView
+from accelbench_assets.errors import AccelBenchError, LakeError, describe_os_error
+from accelbench_assets.scrub import scrub
+
+CLEAN_UP_S = 45.0
+"""After one interrupt the child has this long to stop its engine and write its record before it is killed."""
+AFTER_EXIT_S = 1.0
+"""Lines may still arrive this long after the child's exit."""
+
+
+@dataclass(slots=True)
+class ChildEnd:
+    """How the child ended: its last ``result`` or ``error`` line, or neither when it died."""
+
+    returncode: int
+    kind: str | None = None  # result | error | None
+    data: dict[str, Any] = field(default_factory=dict)
+    interrupted: bool = False
+    log: Path | None = None
+
+    def last_words(self) -> str:
+        """The last line the child wrote to stderr, scrubbed; empty if it wrote none."""
+        if self.log is None:
+            return ""
+        with contextlib.suppress(OSError):
+            lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            return scrub(lines[-1].strip()) if lines else ""
+        return ""
+
+    def failure(self, doing: str) -> ChildFailed | None:
+        """What went wrong; ``None`` when the child ended with a result and code 0."""
+        if self.kind == "result" and self.returncode == 0:
+            return None
+        if self.kind == "error":
+            return ChildFailed(
+                str(self.data.get("message") or f"{doing} failed."),
+                hint=self.data.get("hint"),
+                exit_code=int(self.data.get("exit_code") or 1),
+            )
+        how = f"signal {-self.returncode}" if self.returncode < 0 else f"exit code {self.returncode}"
+        words = self.last_words()
+        said = f" Its last words: {words}" if words else ""
+        where = f"Its log: {self.log}" if self.log else None
+        return ChildFailed(f"{doing}: the process died ({how}) without a result.{said}", hint=where)
+
+
+class ChildFailed(AccelBenchError):
+    """The child said what went wrong, or died; carries the child's exit code."""
+
+    def __init__(self, message: str, *, hint: str | None = None, exit_code: int = 1) -> None:
+        super().__init__(message, hint=hint)
+        self.exit_code = exit_code
+
+
+class _Interrupts:
+    """Counts SIGINT, SIGTERM and SIGHUP: the first is forwarded as SIGINT, the second kills the child's
+    session.
+    """
+
+    def __init__(self, child: subprocess.Popen[str], view: ProgressView) -> None:
+        self.child, self.view, self.count, self.since = child, view, 0, 0.0
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        self.count += 1
+        if self.count == 1:
+            self.since = time.monotonic()
+            with contextlib.suppress(ProcessLookupError):
+                self.child.send_signal(signal.SIGINT)
+        else:
+            self.kill()
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.child.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _caught(handler: _Interrupts) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {s: signal.signal(s, handler) for s in signals}
+    try:
+        yield
+    finally:
+        for s, old in before.items():
+            signal.signal(s, old)
+
+
+def run_child(
+    argv: Sequence[str],
+    *,
+    view: ProgressView,
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    keep_open: Sequence[int] = (),
+) -> ChildEnd:
+    """Run ``sys.executable *argv`` to its end, feeding *view*; its stderr goes to the file *log* (mode 0600).
+
+    Descriptors in *keep_open* (a lock) are inherited.
+
+    An interrupt does not raise here: the child cleans up and ``interrupted`` is set on what is returned.
+    """
+    try:
+        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError as error:
+        raise LakeError(describe_os_error(error, "writing the log", str(log))) from None
+    try:
+        child = subprocess.Popen(
+            [sys.executable, *argv],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=handle,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env={**(os.environ if env is None else env), "PYTHONUNBUFFERED": "1"},
+            pass_fds=keep_open,
+            start_new_session=True,  # Ctrl-C of the terminal reaches only us; we forward it once
+        )
+    finally:
+        os.close(handle)
+    end = ChildEnd(returncode=-1, log=log)
+    interrupts = _Interrupts(child, view)
+    with _caught(interrupts), view:
+        try:
+            for line in _lines(child, interrupts):
+                _take(line, end, view)
+        finally:
+            if child.poll() is None:
+                interrupts.kill()
+            if child.stdin is not None:
+                with contextlib.suppress(OSError):
+                    child.stdin.close()
+            end.returncode = child.wait(timeout=30)
+    end.interrupted = interrupts.count > 0
+    return end
+
+
+def _lines(child: subprocess.Popen[str], interrupts: _Interrupts) -> Iterator[str]:
+    """Lines of the child until it has exited, even if a grandchild keeps the pipe open."""
+    lines: queue.Queue[str | None] = queue.Queue()
+    assert child.stdout is not None
+    threading.Thread(target=_pump, args=(child.stdout, lines), daemon=True).start()
+    exited_at: float | None = None
+    told = False
+    while True:
+        if interrupts.count and not told:
+            told = True
+            interrupts.view.notice("interrupted: stopping the engine and writing the record (again to kill)")
+        if interrupts.count and time.monotonic() - interrupts.since > CLEAN_UP_S:
+            interrupts.kill()
+        try:
+            line = lines.get(timeout=0.1)
+        except queue.Empty:
+            if child.poll() is not None:
+                exited_at = exited_at or time.monotonic()
+                if time.monotonic() - exited_at > AFTER_EXIT_S:
+                    return
+            continue
+        if line is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=CLEAN_UP_S)
+            return
+        yield line
+
+
+def _pump(stream: IO[str], lines: queue.Queue[str | None]) -> None:
+    with contextlib.suppress(ValueError, OSError):
+        for line in stream:
+            lines.put(line)
+    lines.put(None)
+
+
+def _take(line: str, end: ChildEnd, view: ProgressView) -> None:
+    try:
+        event = json.loads(line)
+        kind, message, data = (
+            str(event["kind"]),
+            str(event.get("message") or ""),
+            dict(event.get("data") or {}),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return  # not one of ours: a library printed to stdout
+    if kind in ("result", "error"):
+        end.kind = kind
+        end.data = {"message": message, **data} if message else data
+    else:
+        view.event(kind, message, data)

@@ -1,0 +1,234 @@
+"""``accelbench run``: one benchmark of one cell, from flags to the results table.
+
+Belongs here: the command's flags and its dry run.
+Does not belong here: their checks (``target``), the attempt (``launching``).
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from accelbench_assets.cli.options import DebugOption, Format, FormatOption, JsonOption, QuietOption, chosen
+from accelbench_assets.cli.state import STATE, home
+from accelbench_assets.cli.target import Flags, Target, planned_seconds, resolve
+from accelbench_assets.scrub import scrub
+
+
+def reproduce_command() -> str:
+    """The command line as typed, quoted for a shell and without secrets."""
+    return scrub(shlex.join(["accelbench", *sys.argv[1:]]))
+
+
+def run(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", help="Model slug (see `accelbench cells list`), or the name an endpoint serves."
+        ),
+    ] = None,
+    instance: Annotated[
+        str, typer.Option("--instance", help="Where the model is served; only `local` in this version.")
+    ] = "local",
+    engine: Annotated[str | None, typer.Option("--engine", help="llamacpp (default) or vllm.")] = None,
+    engine_version: Annotated[
+        str | None,
+        typer.Option("--engine-version", help="Refuse to run another version; for endpoints that hide it."),
+    ] = None,
+    tp: Annotated[int, typer.Option("--tp", min=1, help="Tensor parallel degree.")] = 1,
+    quantization: Annotated[
+        str | None,
+        typer.Option("--quantization", help="Quantization of the weights, such as none, fp8, q4_1."),
+    ] = None,
+    max_model_len: Annotated[
+        int | None, typer.Option("--max-model-len", min=1, help="Context length to serve, in tokens.")
+    ] = None,
+    replicas: Annotated[int, typer.Option("--replicas", min=1, help="Servers of the same model.")] = 1,
+    workload: Annotated[
+        str | None,
+        typer.Option("--workload", metavar="ID|FILE", help="A workload by id (demo.chat@1) or file."),
+    ] = None,
+    concurrency: Annotated[
+        list[str] | None,
+        typer.Option("--concurrency", metavar="C", help="Closed loop: requests in flight. Repeat, or 1,2,4."),
+    ] = None,
+    rate: Annotated[
+        list[str] | None,
+        typer.Option("--rate", metavar="R", help="Open loop: Poisson arrivals a second. Repeat, or 0.5,1."),
+    ] = None,
+    isl: Annotated[int | None, typer.Option("--isl", min=1, help="Input tokens a request (256).")] = None,
+    osl: Annotated[int | None, typer.Option("--osl", min=1, help="Output tokens a request (128).")] = None,
+    duration: Annotated[
+        float | None, typer.Option("--duration", min=1, help="Measured window of each step, seconds (60).")
+    ] = None,
+    warmup: Annotated[
+        float | None, typer.Option("--warmup", min=0, help="Warm-up before each window, seconds (5).")
+    ] = None,
+    launcher: Annotated[
+        str, typer.Option("--launcher", help="local; eks comes in a later version.")
+    ] = "local",
+    endpoint: Annotated[
+        str | None,
+        typer.Option("--endpoint", metavar="URL", help="Measure a server that somebody else runs."),
+    ] = None,
+    api_key_env: Annotated[
+        str | None,
+        typer.Option(
+            "--api-key-env", metavar="NAME", help="Environment variable that holds the endpoint's API key."
+        ),
+    ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option("--header", metavar="K=V", help="Extra request header, no secrets. Repeat."),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option("--port", min=1024, max=65535, help="Port of the local engine; default any free one."),
+    ] = None,
+    usd_per_hour: Annotated[
+        float | None, typer.Option("--usd-per-hour", help="Declared price of this machine or endpoint.")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Root seed of lengths, content and arrivals.")
+    ] = 1,
+    deadline: Annotated[
+        float | None,
+        typer.Option("--deadline", min=1, max=86400, help="The run must be over after this many seconds."),
+    ] = None,
+    cell: Annotated[
+        str | None,
+        typer.Option("--cell", metavar="KEY", help="Run a registered local cell again, by its key or id."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print the cell and the plan, start nothing.")
+    ] = False,
+    publish: Annotated[
+        bool,
+        typer.Option(
+            " /--no-publish", help="Measure only: leave marts, catalog and report page as they are."
+        ),
+    ] = True,
+    fmt: FormatOption = Format.table,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Benchmark one model on this machine, or a server behind a URL.
+
+    The evidence level follows from the workload; --concurrency and --rate make a workload of their own. JSON
+    is one object: run (the record), steps (each with its percentiles), slo, cost, paths. With --dry-run:
+    cell_key, cell, workload, ladder, planned_s, deadline_s, request.
+    """
+    format_ = chosen(fmt, as_json)
+    flags = Flags(
+        model=model,
+        instance=instance,
+        engine=engine,
+        engine_version=engine_version,
+        tp=tp,
+        quantization=quantization,
+        max_model_len=max_model_len,
+        replicas=replicas,
+        workload=workload,
+        concurrency=tuple(concurrency or ()),
+        rate=tuple(rate or ()),
+        isl=isl,
+        osl=osl,
+        duration=duration,
+        warmup=warmup,
+        launcher=launcher,
+        endpoint=endpoint,
+        api_key_env=api_key_env,
+        headers=tuple(header or ()),
+        port=port,
+        usd_per_hour=checked_price(usd_per_hour),
+        seed=seed,
+        deadline=deadline,
+        cell=cell,
+    )
+    if dry_run:
+        show_plan(resolve(flags, STATE.settings.home, prepare=False), format_)
+        return
+    from accelbench_assets.cli.launching import launch
+
+    target = resolve(flags, home(), prepare=True)
+    launch(target, command=reproduce_command(), publish=publish, fmt=format_)
+
+
+def checked_price(usd_per_hour: float | None) -> float | None:
+    """The declared price, within the bounds of the setting of the same name, which is its default."""
+    if usd_per_hour is None:
+        return STATE.settings.usd_per_hour
+    from accelbench_assets.errors import UsageError
+
+    if not 0 < usd_per_hour < 100_000:
+        raise UsageError(
+            f"--usd-per-hour: {usd_per_hour:g} is not a price between 0 and 100,000 USD an hour."
+        )
+    return usd_per_hour
+
+
+def plan_document(target: Target) -> dict[str, Any]:
+    """The JSON document of ``run --dry-run``."""
+    cell, workload = target.cell, target.workload
+    return {
+        "cell_key": cell.key_text,
+        "cell_id": cell.cell_id,
+        "cell": cell.to_dict(),
+        "workload_id": workload.id,
+        "workload_hash": workload.hash,
+        "evidence_level": workload.evidence_level,
+        "ladder": [{"load_kind": k, "load_value": v, "arrival": a} for k, v, a in workload.ladder],
+        "warmup_s": workload.warmup_s,
+        "window_s": workload.window_s,
+        "tail_s": workload.tail_s,
+        "planned_s": planned_seconds(workload),
+        "deadline_s": target.request["deadline_s"],
+        "request": target.request,
+    }
+
+
+def show_plan(target: Target, fmt: Format) -> None:
+    """What a run would do; nothing is started or written."""
+    from accelbench_assets.cli.output import Column, console, emit, write_json
+    from accelbench_assets.cli.progress import load_label
+
+    document = plan_document(target)
+    if fmt is Format.json:
+        write_json(document)
+        return
+    steps = ", ".join(load_label(k, v) for k, v, _ in target.workload.ladder)
+    times = [f"{document[name]:g} s" for name in ("warmup_s", "window_s", "tail_s")]
+    each = "{} warm-up + {} window + up to {} tail".format(*times)
+    server = target.request.get("endpoint_url")
+    engine = f"{target.cell.engine} {target.cell.engine_version}"
+    rows = [
+        {"what": "cell", "value": target.cell.key_text},
+        {
+            "what": "workload",
+            "value": f"{document['workload_id']} (evidence level {document['evidence_level']})",
+        },
+        {"what": "steps", "value": f"{steps}; each {each}"},
+        {
+            "what": "time",
+            "value": f"at most {document['planned_s']:.0f} s of load, "
+            f"deadline {document['deadline_s']:.0f} s",
+        },
+        {
+            "what": "would",
+            "value": f"measure {engine} at {server}" if server else f"start {engine} on this machine",
+        },
+        {"what": "lake", "value": STATE.settings.lake_url},
+    ]
+    if fmt is Format.csv:
+        emit(rows, [Column("what", "what"), Column("value", "value")], fmt)
+        return
+    out = console()
+    for row in rows:
+        out.print(f"{row['what']:9} {row['value']}", soft_wrap=True)
+    for note in target.notes:
+        STATE.note(note)
+    STATE.note("dry run: nothing was started.")

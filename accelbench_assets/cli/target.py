@@ -1,0 +1,302 @@
+"""From the flags of ``accelbench run`` to a workload, a cell and a request, or to a refusal that names the
+flag.
+
+Belongs here: every check of those flags, and the discovery a cell key needs (engine version, model revision).
+Does not belong here: starting anything (``run``, ``child``); what a cell or workload may be (``partitions``,
+``loadgen``).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from accelbench_assets.cli.options import near, split_list
+from accelbench_assets.errors import UsageError
+from accelbench_assets.scrub import looks_secret, scrub, url_without_credentials
+
+if TYPE_CHECKING:
+    from loadgen.workloads import Workload
+    from partitions.cell import BenchmarkCell
+
+NO_EKS = (
+    "Launching on EKS is not in this version yet; this machine (local) and --endpoint URL can be measured."
+)
+MAX_LOAD_S = 1800.0
+"""Longest planned load of an on-demand run without a --deadline."""
+DEFAULT_WINDOW_S = 60.0
+SMOKE_WINDOW_S = 120.0
+"""Shortest window of the evidence level ``smoke``; a load made of flags never claims more than that."""
+ALLOWANCE_S = {"llamacpp": 120.0, "vllm": 300.0, "endpoint": 60.0}
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What the user typed; see ``run`` for the meaning of each."""
+
+    model: str | None = None
+    instance: str = "local"
+    engine: str | None = None
+    engine_version: str | None = None
+    tp: int = 1
+    quantization: str | None = None
+    max_model_len: int | None = None
+    replicas: int = 1
+    workload: str | None = None
+    concurrency: tuple[str, ...] = ()
+    rate: tuple[str, ...] = ()
+    isl: int | None = None
+    osl: int | None = None
+    duration: float | None = None
+    warmup: float | None = None
+    launcher: str = "local"
+    endpoint: str | None = None
+    api_key_env: str | None = None
+    headers: tuple[str, ...] = ()
+    port: int | None = None
+    usd_per_hour: float | None = None
+    seed: int = 1
+    deadline: float | None = None
+    cell: str | None = None
+
+
+@dataclass(slots=True)
+class Target:
+    """What will be measured. ``request`` is the document the orchestrating child reads (without run_id)."""
+
+    cell: BenchmarkCell
+    workload: Workload
+    request: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def check_headers(values: tuple[str, ...]) -> dict[str, str]:
+    """``K=V`` headers; a name or value that looks like a secret is refused without repeating it."""
+    headers: dict[str, str] = {}
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not equals or not _HEADER_NAME.fullmatch(name):
+            shown = name if equals else "what was given"
+            raise UsageError(f"--header: {scrub(shown)!r} is not of the form NAME=VALUE.")
+        if looks_secret(name) or scrub(value) != value:
+            raise UsageError(
+                f"--header {name}: this looks like a secret, which would be stored with the run.",
+                hint="Put it into an environment variable and name that with --api-key-env.",
+            )
+        if not value.isprintable():
+            raise UsageError(f"--header {name}: the value holds a control character.")
+        headers[name] = value
+    return headers
+
+
+def check_api_key_env(name: str | None) -> None:
+    """The name must be one, and set; the text never repeats what was given (it may be the key itself)."""
+    if name is None:
+        return
+    if not _ENV_NAME.fullmatch(name) or scrub(name) != name:
+        raise UsageError("--api-key-env takes the name of an environment variable, never the key itself.")
+    if not os.environ.get(name):
+        raise UsageError(
+            "--api-key-env: no environment variable of that name is set.", hint="Export the key first."
+        )
+
+
+def check_endpoint(url: str) -> str:
+    """An http(s) URL without credentials, query or fragment, and without a trailing slash."""
+    try:
+        parts = urlsplit(url)
+        port_ok = parts.port is None or 0 < parts.port < 65536
+    except ValueError:
+        raise UsageError("--endpoint: this is not a URL.") from None
+    if parts.username is not None or parts.password is not None:
+        raise UsageError(
+            f"--endpoint {url_without_credentials(url)}: the URL holds credentials, which would be stored.",
+            hint="Name the environment variable that holds the key with --api-key-env.",
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_ok:
+        raise UsageError(f"--endpoint: {scrub(url)!r} is not http://host[:port] or https://host[:port].")
+    if parts.query or parts.fragment:
+        raise UsageError(
+            f"--endpoint {url_without_credentials(url)}: give the URL without a query or fragment."
+        )
+    return url.rstrip("/").removesuffix("/v1")
+
+
+def _numbers(flag: str, values: tuple[str, ...], kind: type[int] | type[float]) -> list[Any]:
+    found = []
+    for part in split_list(flag, list(values)):
+        try:
+            value = kind(part)
+        except ValueError:
+            value = kind(0)
+        if not 0 < value < 1_000_000:
+            what = "a whole number >= 1" if kind is int else "a number > 0"
+            raise UsageError(f"{flag}: {part!r} is not {what}.")
+        found.append(value)
+    return found
+
+
+def choose_workload(flags: Flags) -> Workload:
+    """The named workload, the file, or one made of --concurrency/--rate with --isl and --osl."""
+    from loadgen import workloads
+    from loadgen.plan import PlanError
+
+    own = {
+        "--concurrency": flags.concurrency,
+        "--rate": flags.rate,
+        "--isl": flags.isl,
+        "--osl": flags.osl,
+        "--duration": flags.duration,
+        "--warmup": flags.warmup,
+    }
+    given = [name for name, value in own.items() if value not in (None, ())]
+    if flags.workload is not None and given:
+        raise UsageError(f"{given[0]} cannot be combined with --workload: a workload fixes its own load.")
+    try:
+        if flags.workload is not None or not given:
+            name = flags.workload or "demo.chat@1"
+            if name not in workloads.names() and not Path(name).is_file():
+                known = near(name, workloads.names())
+                raise UsageError(f"--workload: {name!r} is neither a workload nor a file. {known}")
+            return workloads.load(name)
+        if flags.concurrency and flags.rate:
+            raise UsageError("--concurrency and --rate exclude each other: a loop is closed or open.")
+        if not flags.concurrency and not flags.rate:
+            raise UsageError(f"{given[0]} needs --concurrency C or --rate R beside it.")
+        duration_s = flags.duration or DEFAULT_WINDOW_S
+        chosen: dict[str, Any] = {"isl": flags.isl, "osl": flags.osl, "warmup_s": flags.warmup}
+        return workloads.custom(
+            concurrency=_numbers("--concurrency", flags.concurrency, int) or None,
+            rate=_numbers("--rate", flags.rate, float) or None,
+            duration_s=duration_s,
+            evidence_level="smoke" if duration_s >= SMOKE_WINDOW_S else "demo",
+            **{name: value for name, value in chosen.items() if value is not None},
+        )
+    except PlanError as error:
+        raise UsageError(
+            f"--workload: {error}." if flags.workload else f"The load flags do not work: {error}."
+        ) from None
+
+
+def planned_seconds(workload: Workload) -> float:
+    """Warm-up, windows and longest tails of the whole ladder, in seconds."""
+    return len(workload.ladder) * (workload.warmup_s + workload.window_s + workload.tail_s)
+
+
+def check_deadline(flags: Flags, workload: Workload, allowance_s: float) -> float:
+    """Seconds until the run must be over: as given, or the allowance + 1.5 x planned load, at most two
+    hours.
+    """
+    planned = planned_seconds(workload)
+    if flags.deadline is not None:
+        if flags.deadline < planned:
+            raise UsageError(
+                f"--deadline: {flags.deadline:g} s is less than the {planned:.0f} s of load planned."
+            )
+        return flags.deadline
+    if planned > MAX_LOAD_S:
+        raise UsageError(
+            f"This is {planned / 60:.0f} minutes of load, more than the 30 an on-demand run has by default.",
+            hint="Give --deadline SECONDS, fewer steps or a shorter --duration.",
+        )
+    return min(7200.0, allowance_s + 1.5 * planned)
+
+
+def resolve(flags: Flags, home: Path, *, prepare: bool) -> Target:
+    """Check everything and find out what the cell key needs. May contact the --endpoint, starts no server.
+
+    With *prepare*, an engine's environment that can be made is made. Raises ``UsageError`` naming the flag,
+    ``LaunchError`` when the endpoint or the local engine is not there.
+    """
+    check_api_key_env(flags.api_key_env)
+    headers = check_headers(flags.headers)
+    if flags.launcher not in ("local", "eks"):
+        raise UsageError(f"--launcher: {flags.launcher!r} is neither local nor eks.")
+    if flags.launcher == "eks":
+        raise UsageError(f"--launcher eks: {NO_EKS}")
+    if flags.endpoint is None and (flags.api_key_env or headers):
+        raise UsageError(
+            f"{'--api-key-env' if flags.api_key_env else '--header'} only makes sense with --endpoint URL."
+        )
+    if flags.cell is not None:
+        for name, value in (
+            ("--model", flags.model),
+            ("--engine", flags.engine),
+            ("--workload", flags.workload),
+        ):
+            if value is not None:
+                raise UsageError(f"{name} cannot be combined with --cell: the cell says it.")
+        if flags.endpoint is None:
+            from accelbench_assets.cli.target_local import registered_target
+
+            return registered_target(flags, prepare=prepare)
+    workload = choose_workload(flags)
+    if flags.endpoint is not None:
+        from accelbench_assets.cli.target_endpoint import endpoint_target
+
+        return endpoint_target(flags, workload, check_endpoint(flags.endpoint), headers)
+    from accelbench_assets.cli.target_local import local_target
+
+    return local_target(flags, workload, home, prepare=prepare)
+
+
+def check_this_machine(instance: str) -> str:
+    """``local`` or this machine's own id; AWS types are refused with the reason, unknown names with near
+    ones.
+    """
+    from accelbench_assets.launch.host import local_instance
+
+    own = local_instance()
+    if instance in ("local", own):
+        return own
+    from partitions.catalog import load_instances
+    from partitions.cell import CellError, family_of
+
+    try:
+        family = family_of(instance)
+    except CellError:
+        raise UsageError(
+            f"--instance: {instance!r} is unknown. {near(instance, ['local', *load_instances()])}"
+        ) from None
+    if family == "local":
+        raise UsageError(f"--instance: {instance} is another machine; this one is {own}.")
+    if family == "endpoint":
+        raise UsageError(
+            "--instance: a foreign server is measured with --endpoint URL, not by its instance name."
+        )
+    raise UsageError(f"--instance {instance}: {NO_EKS}")
+
+
+def request_document(
+    flags: Flags,
+    cell: BenchmarkCell,
+    workload: Workload,
+    *,
+    model_id: str,
+    deadline_s: float,
+    more: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The document for the orchestrating child, without run_id and reproduce_command."""
+    return {
+        "cell": cell.to_dict(),
+        "workload": dict(workload.document),
+        "model_id": model_id,
+        "evidence_level": workload.evidence_level,
+        "seed": flags.seed,
+        "deadline_s": deadline_s,
+        "endpoint_url": None,
+        "api_key_env": None,
+        "headers": {},
+        "served_model_name": None,
+        "port": flags.port,
+        "usd_per_hour": flags.usd_per_hour,
+        "suite_id": None,
+        **more,
+    }

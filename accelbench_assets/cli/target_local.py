@@ -1,0 +1,154 @@
+"""The cell of an engine on this machine: its version, the model's files and what they imply.
+
+Belongs here: turning flags into the cell of a local engine, and refusing what this machine does not have.
+Does not belong here: the engines (``engines``), starting them (``launch``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accelbench_assets.cli.options import near
+from accelbench_assets.cli.state import STATE
+from accelbench_assets.cli.target import (
+    ALLOWANCE_S,
+    NO_EKS,
+    Flags,
+    Target,
+    check_deadline,
+    check_this_machine,
+    request_document,
+)
+from accelbench_assets.errors import UsageError
+
+if TYPE_CHECKING:
+    from loadgen.workloads import Workload
+    from partitions.cell import BenchmarkCell
+
+DEFAULT_ENGINE = "llamacpp"
+
+
+def local_target(flags: Flags, workload: Workload, home: Path, *, prepare: bool) -> Target:
+    """The target of a local engine. With *prepare*, vLLM's own environment is made when it is missing.
+
+    Raises ``UsageError`` naming the flag, ``LaunchError`` when a part is not installed.
+    """
+    from accelbench_assets.engines.registry import ENGINES, local_target
+    from accelbench_assets.engines.weights import DEMO_MODEL
+    from partitions.cell import BenchmarkCell, CellError, Deployment
+
+    instance = check_this_machine(flags.instance)
+    name = flags.engine or DEFAULT_ENGINE
+    if name not in ENGINES:
+        raise UsageError(f"--engine: {name!r} is unknown here. {near(name, list(ENGINES))}")
+    if flags.tp != 1:
+        raise UsageError(f"--tp {flags.tp}: this machine has no accelerators to split a model over. {NO_EKS}")
+    model = flags.model or DEMO_MODEL
+    _check_weights(name, model, home, prepare=prepare)
+    found = local_target(name, model, home)
+    if flags.engine_version not in (None, found.engine_version):
+        have = f"{found.engine_version} of {name} is installed"
+        raise UsageError(f"--engine-version: {flags.engine_version} was asked for, {have}.")
+    if flags.quantization not in (None, found.quantization):
+        raise UsageError(
+            f"--quantization: the files of {model} here are {found.quantization}, not {flags.quantization}."
+        )
+    try:
+        deployment = Deployment(
+            replicas=flags.replicas,
+            dtype=found.dtype,
+            quantization=found.quantization,
+            max_model_len=flags.max_model_len,
+        )
+        cell = BenchmarkCell(
+            model, found.revision, instance, name, found.engine_version, deployment, workload.id
+        )
+    except CellError as error:
+        raise UsageError(f"--{error.field.replace('_', '-')}: {str(error).partition(': ')[2]}.") from None
+    return _target(flags, cell, workload)
+
+
+def registered_target(flags: Flags, *, prepare: bool) -> Target:
+    """The target of a cell of this machine that is in the lake's registry. Raises ``UsageError`` naming
+    ``--cell``.
+    """
+    from loadgen import workloads
+    from partitions.cell import CellError
+
+    lake, wanted = STATE.lake(), str(flags.cell)
+    try:
+        cell = lake.find_cell(wanted) if "~" in wanted else None
+    except CellError as error:
+        raise UsageError(f"--cell: {error}.") from None
+    matching = [cell] if cell else [c for c in lake.cells() if c.cell_id.startswith(wanted.lower())]
+    if len(matching) != 1:
+        what = "matches no registered cell" if not matching else f"matches {len(matching)} cells"
+        raise UsageError(f"--cell: {wanted!r} {what}.", hint="`accelbench cells list` lists them.")
+    cell = matching[0]
+    check_this_machine(cell.instance)
+    if cell.workload not in workloads.names():
+        raise UsageError(
+            f"--cell: its workload {cell.workload} is not one of the packaged ones; run it by its flags."
+        )
+    if cell.engine == "vllm" and prepare:
+        prepare_vllm(STATE.settings.home)
+    return _target(flags, cell, workloads.load(cell.workload))
+
+
+def _target(flags: Flags, cell: BenchmarkCell, workload: Workload) -> Target:
+    from partitions.catalog import load_models
+
+    known = load_models().get(cell.model)
+    request = request_document(
+        flags,
+        cell,
+        workload,
+        model_id=known.model_id if known else cell.model,
+        deadline_s=check_deadline(flags, workload, ALLOWANCE_S.get(cell.engine, 120.0)),
+        more={},
+    )
+    return Target(cell, workload, request)
+
+
+def _check_weights(engine: str, model: str, home: Path, *, prepare: bool) -> None:
+    """Refuse a model whose files are not here, naming the flag; for vLLM, make what the demo model needs
+    first.
+    """
+    from accelbench_assets.engines.registry import ENGINES
+    from accelbench_assets.engines.weights import DEMO_MODEL
+    from accelbench_assets.errors import LaunchError
+    from partitions.catalog import load_models
+
+    if engine == "vllm" and prepare and model == DEMO_MODEL:
+        prepare_vllm(home)
+    try:
+        ENGINES[engine].weights(model, home)
+    except LaunchError as error:
+        if error.code != "model_not_found":
+            raise
+        known = load_models()
+        text = (
+            f"its weights are not on this machine. {error.message}"
+            if model in known
+            else near(model, list(known))
+        )
+        what = f"--model {model}:" if model in known else f"--model: {model!r} is unknown."
+        raise UsageError(f"{what} {text}", hint=error.hint) from None
+
+
+def prepare_vllm(home: Path) -> None:
+    """Make vLLM's environment when it is missing, telling what is going on (minutes the first time)."""
+    if os.environ.get("ACCELBENCH_VLLM_PYTHON"):
+        return  # the user keeps one of their own
+    from accelbench_assets.cli.progress import ProgressView
+    from accelbench_assets.engines.vllm_env import ensure_vllm_env
+
+    with ProgressView(()) as view:
+
+        def on_event(kind: str, message: str, data: Mapping[str, Any]) -> None:
+            view.event("phase" if kind == "log" and not view.plain else kind, message, data)
+
+        ensure_vllm_env(home.parent, on_event, home=home)

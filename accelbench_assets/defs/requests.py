@@ -1,0 +1,121 @@
+"""From a partition key and a launchpad's bounds to the request that ``run_benchmark`` takes.
+
+Belongs here: what a run started in the UI, by a backfill or by the command line has in common.
+Does not belong here: anything that changes the meaning of a result: that is the cell.
+"""
+
+import json
+import uuid
+
+import dagster as dg
+from pydantic import Field
+
+from accelbench_assets.bench.record import new_run_id
+from accelbench_assets.bench.run import RunRequest
+from accelbench_assets.errors import UsageError
+from accelbench_assets.lake.lake import Lake
+from accelbench_assets.settings import Settings
+from loadgen.workloads import Workload, from_document, load
+from partitions.catalog import load_models
+from partitions.cell import BenchmarkCell
+
+PROVISIONING_ALLOWANCE_S = {"local": 180.0, "endpoint": 60.0}
+
+
+class BenchmarkConfig(dg.Config):
+    """Bounds and circumstances of one run. Nothing here changes what the result means."""
+
+    run_id: str = Field(default="", description="UUIDv7 given by the caller; empty: a new one.")
+    seed: int = Field(default=1, ge=0, description="Root seed of lengths, content and arrivals.")
+    deadline_s: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=86_400.0,
+        description="End of everything, seconds after the start; 0: by rule.",
+    )
+    endpoint_url: str = Field(
+        default="", description="For endpoint cells: the server's URL, without credentials."
+    )
+    api_key_env: str = Field(
+        default="", description="Name of the environment variable that holds the API key."
+    )
+    headers: dict[str, str] = Field(default_factory=dict, description="Extra request headers; no secrets.")
+    served_model_name: str = Field(default="", description="The model's name at the server, if it differs.")
+    model_id: str = Field(default="", description="Hugging Face id, if the catalog does not know the model.")
+    port: int = Field(default=0, ge=0, le=65_535, description="Port for a local engine; 0: any free one.")
+    usd_per_hour: float = Field(default=0.0, ge=0.0, description="Declared price; 0: none is declared.")
+    workload_json: str = Field(
+        default="", description="Document of a custom workload; empty: by the cell's id."
+    )
+    reproduce_command: str = Field(default="", description="The command that repeats this run.")
+    suite_id: str = Field(default="", description="Suite this run belongs to.")
+
+
+def planned_seconds(workload: Workload) -> float:
+    """Warm-up, windows and longest tails of the whole ladder, in seconds."""
+    return len(workload.ladder) * (workload.warmup_s + workload.window_s + workload.tail_s)
+
+
+def find_cell(lake: Lake, key: str) -> BenchmarkCell:
+    """The cell of a partition key, from the lake's registry. Raises ``UsageError`` for a key never registered there."""
+    cell = lake.find_cell(key)
+    if cell is None:
+        raise UsageError(
+            f"Partition {key} is not registered in the lake {lake.url}.",
+            hint="Its deployment is unknown: add it with `accelbench cells sync` or `accelbench run`.",
+        )
+    return cell
+
+
+def _last_endpoint(lake: Lake, cell: BenchmarkCell) -> str | None:
+    for record in lake.run_records(cell_id=cell.cell_id):
+        if record.get("source_url"):
+            return str(record["source_url"])
+    return None
+
+
+def build_request(
+    cell: BenchmarkCell, config: BenchmarkConfig, settings: Settings, lake: Lake, *, dagster_run_id: str
+) -> RunRequest:
+    """The request for one attempt. Raises ``UsageError`` when an endpoint cell comes without a URL."""
+    workload = (
+        from_document(json.loads(config.workload_json)) if config.workload_json else load(cell.workload)
+    )
+    endpoint_url = config.endpoint_url or (_last_endpoint(lake, cell) if cell.family == "endpoint" else None)
+    if cell.family == "endpoint" and not endpoint_url:
+        raise UsageError(
+            f"Cell {cell.key_text} is a server somebody else runs and no run of it tells where it is.",
+            hint="Give endpoint_url in the launchpad, or use `accelbench run --endpoint URL`.",
+        )
+    models = load_models()
+    model_id = config.model_id or (models[cell.model].model_id if cell.model in models else cell.model)
+    allowance = PROVISIONING_ALLOWANCE_S.get(cell.family, 900.0)
+    return RunRequest(
+        cell=cell,
+        workload=workload,
+        model_id=model_id,
+        evidence_level=workload.evidence_level,
+        run_id=config.run_id or new_run_id(),
+        seed=config.seed,
+        deadline_s=config.deadline_s or min(7200.0, allowance + 1.5 * planned_seconds(workload)),
+        triggered_by="user",
+        dagster_run_id=_uuid_or_none(dagster_run_id),
+        endpoint_url=endpoint_url,
+        api_key_env=config.api_key_env or None,
+        headers=config.headers,
+        served_model_name=config.served_model_name or None,
+        port=config.port or None,
+        suite_id=config.suite_id or None,
+        usd_per_hour=config.usd_per_hour or settings.usd_per_hour,
+        reproduce_command=config.reproduce_command or f"accelbench run --cell '{cell.key_text}'",
+        launcher_name="endpoint" if cell.family == "endpoint" else settings.launcher,
+        home=settings.home,
+        threads=settings.llamacpp_threads,
+    )
+
+
+def _uuid_or_none(text: str) -> str | None:
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        return None

@@ -1,0 +1,91 @@
+"""Whether an attempt's orchestrator still lives: a lock the kernel drops with its process.
+
+Belongs here: the lock file of a run, its description for ``attempt.json``, and the question the reaper asks.
+Does not belong here: what becomes of a dead attempt (``lake``), killing (``supervise``).
+
+A process id alone may have been given to another process; an ``flock`` cannot outlive its holder. The file is
+not inherited by children (Python opens it close-on-exec), so an engine that survived could not keep a run
+alive.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from accelbench_assets.errors import LaunchError, describe_os_error
+from accelbench_assets.launch.host import host_fingerprint
+
+
+class RunLock:
+    """``HOME/locks/<run_id>.lock``, held while entered; enter it before the attempt is announced."""
+
+    def __init__(self, home: Path, run_id: str) -> None:
+        self.path = home / "locks" / f"{run_id}.lock"
+        self._fd: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock; ``LaunchError`` (``busy``) if another process holds it, ``no_permission`` if it
+        cannot be made.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise LaunchError(
+                describe_os_error(error, "making the run's lock", str(self.path)), code="no_permission"
+            ) from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise LaunchError(
+                f"Run {self.path.stem} is already being worked on by another process.", code="busy"
+            ) from None
+        self._fd = fd
+
+    def release(self) -> None:
+        """Give the lock up and remove its file; does nothing when it is not held."""
+        if self._fd is not None:
+            self.path.unlink(missing_ok=True)
+            os.close(self._fd)
+            self._fd = None
+
+    def describe(self) -> dict[str, Any]:
+        """What ``attempt.json`` keeps so that :func:`is_alive` can be asked later."""
+        return {"host_fingerprint": host_fingerprint(), "pid": os.getpid(), "lock": str(self.path)}
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def is_alive(attempt: Mapping[str, Any]) -> bool:
+    """Whether the orchestrator that wrote *attempt* still runs.
+
+    An attempt of another machine counts as alive: nothing can be said about it from here.
+    """
+    if attempt.get("host_fingerprint") != host_fingerprint():
+        return True
+    try:
+        fd = os.open(str(attempt.get("lock") or ""), os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # it is there and cannot be asked (another user's): leave it alone
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False

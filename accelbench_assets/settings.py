@@ -1,0 +1,125 @@
+"""Effective settings: flags over ``ACCELBENCH_*`` environment over ``accelbench.toml`` over defaults.
+
+Belongs here: every setting, its default, its validation, and how it is shown with secrets masked.
+Does not belong here: what a benchmark means (that is the cell, ``partitions``), credentials of AWS (their usual
+environment variables and profiles are read by the AWS libraries themselves).
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from accelbench_assets.errors import UsageError
+from accelbench_assets.scrub import url_without_credentials
+
+
+class Settings(BaseSettings):
+    """All settings. Paths are absolute after validation; ``None`` means the stated default rule applies."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ACCELBENCH_", toml_file="accelbench.toml", extra="forbid", frozen=True
+    )
+
+    home: Path = Field(
+        default=Path(".accelbench"),
+        description="Folder for the default lake, the Dagster instance, the embedded PostgreSQL, engines and logs.",
+    )
+    lake: str | None = Field(
+        default=None, description="Lake root: a folder, file:// or s3://bucket/prefix. Default: HOME/lake."
+    )
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="postgresql:// URL of the published catalog (Aurora or any). Default: an embedded server in HOME.",
+    )
+    site: Path | None = Field(default=None, description="Folder of the report site. Default: HOME/site.")
+    launcher: str = Field(default="local", pattern="^(local|eks)$", description="Where engines run.")
+    usd_per_hour: float | None = Field(
+        default=None, gt=0, lt=100_000, description="Declared price of this machine; shown as declared."
+    )
+    region: str = Field(default="us-east-1", min_length=1, description="AWS region prices are shown for.")
+    llamacpp_threads: int = Field(
+        default=1, ge=1, le=256, description="Threads of the local llama.cpp engine."
+    )
+
+    @field_validator("home", "site")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags first, then the environment, then the file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @cached_property
+    def lake_url(self) -> str:
+        """The lake root as a URL: ``file:///…`` or ``s3://…``, without a trailing slash."""
+        raw = self.lake or str(self.home / "lake")
+        if raw.startswith("s3://"):
+            return raw.rstrip("/")
+        if raw.startswith("file://"):
+            raw = raw.removeprefix("file://")
+        elif "://" in raw:
+            raise UsageError(f"lake: {raw!r} is neither a folder nor file:// nor s3://.")
+        return Path(raw).expanduser().absolute().as_uri().rstrip("/")
+
+    @property
+    def site_dir(self) -> Path:
+        """Folder of the report site."""
+        return self.site or self.home / "site"
+
+    @property
+    def dagster_home(self) -> Path:
+        """Folder of the Dagster instance (SQLite)."""
+        return self.home / "dagster"
+
+    def shown(self) -> dict[str, Any]:
+        """Effective values with secrets masked, for ``accelbench config``."""
+        return {
+            "home": str(self.home),
+            "lake": self.lake_url,
+            "database_url": (
+                url_without_credentials(self.database_url.get_secret_value())
+                if self.database_url
+                else f"embedded PostgreSQL in {self.home / 'postgres'}"
+            ),
+            "site": str(self.site_dir),
+            "dagster_home": str(self.dagster_home),
+            "launcher": self.launcher,
+            "usd_per_hour": self.usd_per_hour,
+            "region": self.region,
+            "llamacpp_threads": self.llamacpp_threads,
+        }
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Settings with *flags* (``None`` values ignored) on top.
+
+    Raises ``UsageError`` naming the field for a value that does not validate.
+    """
+    try:
+        return Settings(**{k: v for k, v in flags.items() if v is not None})
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "settings"
+        raise UsageError(
+            f"Setting {field}: {first['msg']}.",
+            hint=f"Set it by flag, ACCELBENCH_{field.upper()} or accelbench.toml.",
+        ) from None

@@ -1,0 +1,248 @@
+"""DuckDB over the lake: one in-memory connection with every table, mart and view attached.
+
+Belongs here: attaching Parquet and records as views, on a folder or on S3; running a user's query.
+Does not belong here: what the queries say (``sql/``), building marts (``marts``).
+
+Tables of runs are semi-joined with succeeded runs, so that half a run cannot be seen. Facts show the newest
+row of each key. A mart that was not built yet, or from another text, is attached as its query, computed when
+read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from accelbench_assets.errors import LakeError, UsageError
+from accelbench_assets.lake import io
+from accelbench_assets.lake.tables import FACT_TABLES, JUDGEMENT_TABLES, RUN_TABLES, SCHEMAS
+from accelbench_assets.sqlkit.files import files_as_written, in_order, sql_files
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+    from accelbench_assets.lake.lake import Lake
+
+MART_HASH = "sql_sha256"
+"""Parquet metadata key of a mart: hash of the query it was built from."""
+
+_EMPTY = "empty_tables"
+_NEWEST = {
+    "instance_types": ("instance_type", "as_of desc nulls last"),
+    "models": ("model_id, revision", "fetched_at desc nulls last"),
+    "price_points": ("price_point_id", "fetched_at desc nulls last"),
+    "supersessions": ('run_id, superseded_by, "at"', "author desc nulls last"),
+    "annotations": ('run_id, text, "at"', "author desc nulls last"),
+}
+_LOOKS_AROUND = re.compile(r"\b(show|describe|summarize|information_schema|duckdb_\w+|pragma\w*)\b", re.I)
+
+
+def connect(
+    lake: Lake, *, read_only: bool = True, only: Collection[str] | None = None
+) -> duckdb.DuckDBPyConnection:
+    """A connection with every table, mart and view; those not written yet are empty and typed.
+
+    *read_only* shuts the connection off from every file outside the lake, for good. *only* attaches just
+    these and what they read. Raises ``LakeError`` when the lake cannot be read. Close it when done.
+    """
+    import duckdb
+
+    connection = duckdb.connect(":memory:")
+    try:
+        connection.execute("set timezone = 'UTC'")
+        connection.execute(f"set temp_directory = '{_quoted(tempfile.gettempdir())}/accelbench-duckdb'")
+        connection.execute(f"create schema {_EMPTY}")
+        wanted = None if only is None else _closure(only)
+        _attach_tables(connection, lake, wanted)
+        _attach_queries(connection, lake, wanted)
+        if read_only:
+            if folder := _folder(lake):
+                connection.execute(f"set allowed_directories = ['{_quoted(folder)}/']")
+            connection.execute("set enable_external_access = false")
+            connection.execute("set lock_configuration = true")
+    except duckdb.Error as error:
+        connection.close()
+        raise LakeError(f"The lake {lake.url} cannot be queried: {_first_line(error)}") from None
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def query(lake: Lake, text: str) -> pa.Table:
+    """The rows of one ``select`` (or ``show``, ``describe``, ``explain``) over the lake.
+
+    Raises ``UsageError`` for anything else and for a query DuckDB refuses, ``LakeError`` when the lake cannot
+    be read.
+    """
+    import duckdb
+
+    only = None if _LOOKS_AROUND.search(text) else set(re.findall(r"\w+", text.lower())) & _known()
+    with contextlib.closing(connect(lake, only=only)) as connection:
+        try:
+            statements = connection.extract_statements(text)
+            kinds = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
+            if len(statements) != 1 or statements[0].type not in kinds:
+                raise UsageError(
+                    "Only one select can be run over the lake.", hint="Nothing in it is ever changed by SQL."
+                )
+            return connection.sql(text).to_arrow_table()
+        except duckdb.IOException as error:
+            raise LakeError(f"The lake {lake.url} could not be read: {_first_line(error)}") from None
+        except duckdb.Error as error:
+            raise UsageError(f"The query was refused: {_first_line(error)}") from None
+
+
+def _known() -> set[str]:
+    return {*SCHEMAS, *(f.name for f in sql_files("marts")), *(f.name for f in sql_files("views"))}
+
+
+def _closure(names: Collection[str]) -> set[str]:
+    queries = {f.name: f for kind in ("marts", "views") for f in files_as_written(kind)}
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += queries[name].depends_on if name in queries else ()
+    return found | {"runs"} if found & {*RUN_TABLES, "raw_samples"} else found
+
+
+def _keep(connection: duckdb.DuckDBPyConnection, name: str, rows: Any) -> None:
+    """A table with *rows*, DuckDB's own copy, so that nothing but named tables shows in listings."""
+    connection.register("_given", rows)
+    connection.execute(f"create table {name} as select * from _given")  # noqa: S608
+    connection.unregister("_given")
+
+
+def _folder(lake: Lake) -> str | None:
+    """The lake's folder, or ``None`` if it lies elsewhere."""
+    parts = urlsplit(lake.url)
+    return unquote(parts.path) if parts.scheme == "file" else None
+
+
+def _attach_tables(connection: duckdb.DuckDBPyConnection, lake: Lake, wanted: set[str] | None) -> None:
+    def want(name: str) -> bool:
+        return wanted is None or name in wanted
+
+    for name in ("runs", "cells"):
+        if want(name):
+            _keep(connection, name, lake.read_table(name))
+    for name in (*RUN_TABLES, "raw_samples"):
+        if want(name):
+            rule = "where run_id in (select run_id from runs where status = 'succeeded')"
+            _attach_parquet(
+                connection, lake, name, f"{name}/family=*/cell_id=*/run_id=*/part-*.parquet", rule
+            )
+    for name in (*FACT_TABLES, *JUDGEMENT_TABLES):
+        if want(name):
+            keys, order = _NEWEST[name]
+            rule = f"qualify row_number() over (partition by {keys} order by {order}) = 1"
+            _attach_parquet(connection, lake, name, f"{io.dated_folder(name)}/date=*/part-*.parquet", rule)
+
+
+def _attach_parquet(
+    connection: duckdb.DuckDBPyConnection, lake: Lake, name: str, pattern: str, rule: str
+) -> None:
+    """A view over the files of *pattern*, typed by the schema even where a file of an older one lacks a
+    column.
+    """
+    schema = SCHEMAS[name]
+    plain = _plain(schema)
+    _keep(connection, f"{_EMPTY}.{name}", plain.empty_table())
+    columns = ", ".join(f'"{field.name}"' for field in schema)
+    if folder := _folder(lake):
+        if not _any_match(Path(folder), pattern):
+            rows = f"{_EMPTY}.{name}"
+        else:
+            options = "union_by_name = true, hive_partitioning = false"
+            files = f"read_parquet('{_quoted(folder)}/{pattern}', {options})"
+            rows = f"(select * from {_EMPTY}.{name} union all by name select * from {files})"  # noqa: S608
+    else:
+        rows = f"_{name}_files"
+        prefix = pattern.split("/*", 1)[0].rsplit("/", 1)[0]
+        connection.register(
+            rows, _dataset(lake, [k for k in lake.storage.list(prefix) if _is_part(k)], plain)
+        )
+    connection.execute(f"create view {name} as select {columns} from {rows} {rule}")  # noqa: S608
+
+
+def _any_match(folder: Path, pattern: str) -> bool:
+    return next(folder.glob(pattern), None) is not None
+
+
+def _is_part(key: str) -> bool:
+    return key.endswith(".parquet") and key.rsplit("/", 1)[-1].startswith("part-")
+
+
+def _dataset(lake: Lake, keys: list[str], schema: Any) -> Any:
+    """Files on S3 for DuckDB: Arrow reads them, with the columns and filters the query needs."""
+    import pyarrow.dataset as ds
+
+    filesystem, base = lake.storage.arrow()
+    paths = [f"{base}/{key}" for key in keys]
+    try:
+        return ds.dataset(paths, schema=schema, format="parquet", filesystem=filesystem)
+    except OSError as error:
+        raise LakeError(f"The lake {lake.url} could not be read: {_first_line(error)}") from None
+
+
+def _plain(schema: Any) -> Any:
+    """*schema* with dictionary columns as their values: an empty ENUM would not take them."""
+    import pyarrow as pa
+
+    return pa.schema(
+        pa.field(f.name, f.type.value_type if pa.types.is_dictionary(f.type) else f.type) for f in schema
+    )
+
+
+def _attach_queries(connection: duckdb.DuckDBPyConnection, lake: Lake, wanted: set[str] | None) -> None:
+    built = _built_marts(lake, wanted)
+    for file in in_order([*files_as_written("marts"), *files_as_written("views")]):
+        if wanted is not None and file.name not in wanted:
+            continue
+        if file.name in built and (folder := _folder(lake)):
+            path = f"{_quoted(folder)}/{_mart_key(file.name)}"
+
+            connection.execute(f"create view {file.name} as select * from read_parquet('{path}')")  # noqa: S608
+        elif file.name in built:
+            rows = f"_{file.name}_files"
+            connection.register(rows, _dataset(lake, [_mart_key(file.name)], built[file.name]))
+            connection.execute(f"create view {file.name} as select * from {rows}")  # noqa: S608
+        else:
+            connection.execute(f"create view {file.name} as {file.text}")
+
+
+def _mart_key(name: str) -> str:
+    return f"marts/{name}/part-0.parquet"
+
+
+def _built_marts(lake: Lake, wanted: set[str] | None) -> dict[str, Any]:
+    """Schemas of the marts in the lake that were built from the query as it is now."""
+    import pyarrow.parquet as pq
+
+    built = {}
+    filesystem, base = lake.storage.arrow()
+    for file in sql_files("marts"):
+        key = _mart_key(file.name)
+        if (wanted is None or file.name in wanted) and lake.storage.exists(key):
+            with filesystem.open_input_file(f"{base}/{key}") as source:
+                schema = pq.read_schema(source)
+            if (schema.metadata or {}).get(MART_HASH.encode()) == file.sha256.encode():
+                built[file.name] = schema
+    return built
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

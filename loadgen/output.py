@@ -1,0 +1,110 @@
+"""Where parts and ``shard.json`` go: a folder, or a prefix in S3.
+
+Belongs here: writing whole small files atomically, and saying in one sentence why that failed.
+Does not belong here: what is in them (``samples``, ``run``).
+
+In a folder a file appears complete or not at all (temporary file, fsync, rename, fsync of the folder); S3
+puts are atomic by nature. S3 is addressed by the usual variables: AWS_ENDPOINT_URL, AWS_REGION,
+AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, ….
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+from loadgen.plan import PlanError
+
+_S3_CONNECT_TIMEOUT_S, _S3_REQUEST_TIMEOUT_S = 5.0, 30.0
+
+
+class OutputError(Exception):
+    """A part could not be written; the text is one sentence for people."""
+
+
+class Sink(Protocol):
+    """A place for files."""
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write one file whole; raises ``OutputError``."""
+
+
+def open_sink(uri: str, folder: str) -> Sink:
+    """A sink for *folder* under *uri* (a path, ``file://`` or ``s3://bucket/prefix``)."""
+    parts = urlsplit(uri)
+    if parts.scheme == "s3":
+        if not parts.netloc:
+            raise PlanError(f"out: {uri} names no bucket")
+        return _S3Sink(uri.rstrip("/"), f"{parts.netloc}{parts.path}".rstrip("/") + f"/{folder}")
+    if parts.scheme not in ("", "file"):
+        raise PlanError(f"out: {parts.scheme}:// is not supported; use a folder, file:// or s3://")
+    return _FolderSink((Path(unquote(parts.path)) if parts.scheme else Path(uri)) / folder)
+
+
+class _FolderSink:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(_sentence(error, f"making the folder {folder}")) from None
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise OutputError(_sentence(OSError(errno.EACCES, ""), f"writing to {folder}"))
+
+    def put(self, name: str, data: bytes) -> None:
+        path = self._folder / name
+        partial = self._folder / f".{name}.{os.getpid()}.tmp"
+        try:
+            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(descriptor, view) :]
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            partial.replace(path)
+            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            with contextlib.suppress(OSError):  # the first failure is the one to tell
+                partial.unlink(missing_ok=True)
+            raise OutputError(_sentence(error, f"writing {path}")) from None
+
+
+class _S3Sink:
+    def __init__(self, uri: str, prefix: str) -> None:
+        self._uri, self._prefix = uri, prefix
+
+    def put(self, name: str, data: bytes) -> None:
+        from pyarrow import fs
+
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
+        try:
+            system = fs.S3FileSystem(
+                endpoint_override=endpoint.rstrip("/") if endpoint else None,
+                region=region or ("us-east-1" if endpoint else None),
+                connect_timeout=_S3_CONNECT_TIMEOUT_S,
+                request_timeout=_S3_REQUEST_TIMEOUT_S,
+            )
+            with system.open_output_stream(f"{self._prefix}/{name}") as stream:
+                stream.write(data)
+        except OSError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise OutputError(f"Writing {self._uri}/…/{name} to S3 failed: {reason}") from None
+
+
+def _sentence(error: OSError, doing: str) -> str:
+    if error.errno == errno.ENOSPC:
+        return f"The disk is full: {doing} failed. Free some space and run the command again."
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"No permission to write: {doing} failed. Choose another place or change its permissions."
+    return f"{doing[:1].upper()}{doing[1:]} failed: {error.strerror or error}."

