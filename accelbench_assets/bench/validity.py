@@ -249,6 +249,9 @@ def _evidence(frame: Frame, level: str, required_s: float) -> Verdict:
             f"The window of step {index} is {seconds:.0f} s; evidence level {level} needs {required_s:.0f} s."
         )
         return verdict("void", seconds, required_s, text)
+    if not frame.arrived.any():
+        text = f"No request was sent in the window of step {index}: there is nothing to measure."
+        return verdict("void", 0, MIN_SAMPLES_FOR_MEDIAN, text)
     n = int((frame.arrived & frame.ok).sum())
     if n < MIN_SAMPLES_FOR_MEDIAN:
         text = f"Step {index} has {n} completed requests; even a median needs {MIN_SAMPLES_FOR_MEDIAN}."

@@ -29,6 +29,8 @@ from accelbench_assets.scrub import scrub
 
 CLEAN_UP_S = 45.0
 """After one interrupt the child has this long to stop its engine and write its record before it is killed."""
+NUDGE_S = 10.0
+"""A child that is still there this long after an interrupt loses its lifeline as well."""
 AFTER_EXIT_S = 1.0
 """Lines may still arrive this long after the child's exit."""
 
@@ -78,33 +80,48 @@ class ChildFailed(AccelBenchError):
 
 
 class _Interrupts:
-    """Counts SIGINT, SIGTERM and SIGHUP: the first is forwarded as SIGINT, the second kills the child's
-    session.
-    """
+    """Counts SIGINT, SIGTERM and SIGHUP: the first is forwarded as SIGINT, the second kills the child's session."""
 
-    def __init__(self, child: subprocess.Popen[str], view: ProgressView) -> None:
-        self.child, self.view, self.count, self.since = child, view, 0, 0.0
+    def __init__(self) -> None:
+        self.child: subprocess.Popen[str] | None = None
+        self.count, self.since = 0, 0.0
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         self.count += 1
         if self.count == 1:
             self.since = time.monotonic()
-            with contextlib.suppress(ProcessLookupError):
-                self.child.send_signal(signal.SIGINT)
+            self.forward()
         else:
             self.kill()
 
+    def forward(self) -> None:
+        if self.child is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self.child.send_signal(signal.SIGINT)
+
     def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.child.pid, signal.SIGKILL)
+        if self.child is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.child.pid, signal.SIGKILL)
+
+    def waited_s(self) -> float:
+        """Seconds since the first interrupt; 0 when there was none."""
+        return time.monotonic() - self.since if self.count else 0.0
 
 
 @contextlib.contextmanager
 def _caught(handler: _Interrupts) -> Iterator[None]:
+    """Let *handler* have the signals. An ignored SIGHUP (nohup) stays ignored.
+
+    A handled signal is reset to its default by exec, an ignored one is not: this must be entered before the child
+    starts, or the child of a shell's background job would never see SIGINT.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signals.append(signal.SIGHUP)
     before = {s: signal.signal(s, handler) for s in signals}
     try:
         yield
@@ -127,13 +144,33 @@ def run_child(
 
     An interrupt does not raise here: the child cleans up and ``interrupted`` is set on what is returned.
     """
+    end, interrupts = ChildEnd(returncode=-1, log=log), _Interrupts()
+    with _caught(interrupts), view:
+        child = interrupts.child = _start(argv, log, env, keep_open)
+        if interrupts.count:  # it came while the child was being made
+            interrupts.forward()
+        try:
+            for line in _lines(child, interrupts, view):
+                _take(line, end, view)
+        finally:
+            if child.poll() is None:
+                interrupts.kill()
+            _close_lifeline(child)
+            end.returncode = child.wait(timeout=30)
+    end.interrupted = interrupts.count > 0
+    return end
+
+
+def _start(
+    argv: Sequence[str], log: Path, env: Mapping[str, str] | None, keep_open: Sequence[int]
+) -> subprocess.Popen[str]:
     try:
         log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     except OSError as error:
         raise LakeError(describe_os_error(error, "writing the log", str(log))) from None
     try:
-        child = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, *argv],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -147,35 +184,26 @@ def run_child(
         )
     finally:
         os.close(handle)
-    end = ChildEnd(returncode=-1, log=log)
-    interrupts = _Interrupts(child, view)
-    with _caught(interrupts), view:
-        try:
-            for line in _lines(child, interrupts):
-                _take(line, end, view)
-        finally:
-            if child.poll() is None:
-                interrupts.kill()
-            if child.stdin is not None:
-                with contextlib.suppress(OSError):
-                    child.stdin.close()
-            end.returncode = child.wait(timeout=30)
-    end.interrupted = interrupts.count > 0
-    return end
 
 
-def _lines(child: subprocess.Popen[str], interrupts: _Interrupts) -> Iterator[str]:
+def _close_lifeline(child: subprocess.Popen[str]) -> None:
+    if child.stdin is not None and not child.stdin.closed:
+        with contextlib.suppress(OSError):
+            child.stdin.close()
+
+
+def _lines(child: subprocess.Popen[str], interrupts: _Interrupts, view: ProgressView) -> Iterator[str]:
     """Lines of the child until it has exited, even if a grandchild keeps the pipe open."""
     lines: queue.Queue[str | None] = queue.Queue()
     assert child.stdout is not None
     threading.Thread(target=_pump, args=(child.stdout, lines), daemon=True).start()
     exited_at: float | None = None
-    told = False
     while True:
-        if interrupts.count and not told:
-            told = True
-            interrupts.view.notice("interrupted: stopping the engine and writing the record (again to kill)")
-        if interrupts.count and time.monotonic() - interrupts.since > CLEAN_UP_S:
+        if interrupts.count and not view.closing:
+            view.close_with("interrupted: stopping the engine and writing the record (again to kill)")
+        if interrupts.waited_s() > NUDGE_S:
+            _close_lifeline(child)  # it did not hear: the end of its lifeline is the second way to tell it
+        if interrupts.waited_s() > CLEAN_UP_S:
             interrupts.kill()
         try:
             line = lines.get(timeout=0.1)

@@ -68,15 +68,22 @@ def launch(target: Target, *, command: str, publish: bool, fmt: Format) -> None:
     for note in target.notes:
         STATE.note(note)
     STATE.note(f"run {run_id}: {target.cell.key_text}")
+    attempt = new_attempt(as_run_request(target, request))
     with attempt_lock(folder, run_id) as (descriptor, alive), request_file(folder, request) as path:
-        lake.begin_attempt({**new_attempt(as_run_request(target, request)), **alive})
-        reap_dead(lake)
-        end = run_child(
-            ["-m", "accelbench_assets.defs.tasks", "run", "--request", str(path)],
-            view=ProgressView(labels),
-            log=folder / "logs" / f"run-{run_id}.log",
-            keep_open=(descriptor,),
-        )
+        lake.begin_attempt({**attempt, **alive})
+        try:
+            reap_dead(lake)
+            end = run_child(
+                ["-m", "accelbench_assets.defs.tasks", "run", "--request", str(path)],
+                view=ProgressView(labels),
+                log=folder / "logs" / f"run-{run_id}.log",
+                keep_open=(descriptor,),
+            )
+        except BaseException:
+            lake.finish({**attempt, **CANCELLED})
+            raise
+        if end.interrupted and lake.run_record(run_id) is None:  # too early for the child to write it
+            lake.finish({**attempt, **CANCELLED})
     record = lake.run_record(run_id)
     if record is None:  # the child died before it could write one; its lock is gone with it
         reap_dead(lake)
@@ -85,6 +92,13 @@ def launch(target: Target, *, command: str, publish: bool, fmt: Format) -> None:
         STATE.warn(f"interrupted; run {run_id} is {record['status'] if record else 'not recorded'}.")
         raise typer.Exit(130)
     finish(lake, record or {"run_id": run_id, "status": "infra_lost"}, fmt, error=end.failure("The run"))
+
+
+CANCELLED = {
+    "status": "cancelled",
+    "failure_code": "interrupted",
+    "failure_text": "The run was cancelled before it was complete.",
+}
 
 
 def as_run_request(target: Target, request: Mapping[str, Any]) -> RunRequest:

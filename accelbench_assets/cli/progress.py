@@ -38,6 +38,7 @@ class ProgressView:
         self._tokens = _Rate()
         self._step: object = None
         self._started = time.monotonic()
+        self.closing = False
 
     def __enter__(self) -> ProgressView:
         if not self.plain and not STATE.quiet:
@@ -70,13 +71,18 @@ class ProgressView:
         else:
             self._line(text)
 
+    def close_with(self, text: str) -> None:
+        """Show *text* for the rest of the time: nothing but warnings after it."""
+        self.notice(text)
+        self.closing = True
+
     def event(self, kind: str, message: str, data: Mapping[str, Any]) -> None:
         """One event of the child; unknown kinds are ignored (a newer child may say more)."""
         if kind == "warning":
             self._above(f"warning: {message}")
-        elif kind == "phase":
+        elif kind == "phase" and not self.closing:
             self.notice(message)
-        elif kind == "progress":
+        elif kind == "progress" and not self.closing:
             self._progress(message, data)
 
     def _progress(self, message: str, data: Mapping[str, Any]) -> None:
@@ -89,7 +95,8 @@ class ProgressView:
                 description=text,
                 detail=detail,
                 total=float(planned or 0) if known else None,
-                completed=min(float(elapsed or 0), float(planned or 0)) if known else 0,
+                # Never quite full: a finished task would stop its clock, and the next step comes.
+                completed=min(float(elapsed or 0), 0.999 * float(planned or 0)) if known else 0,
             )
         elif data.get("event") == "step_end" or time.monotonic() - self._last_plain >= PLAIN_EVERY_S:
             self._last_plain = time.monotonic()

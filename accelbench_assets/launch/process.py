@@ -74,8 +74,8 @@ class SupervisedProcess:
                 said = json.loads(line)
                 if said["event"] == "supervisor_exit":
                     self.exit = said
-                else:
-                    self.pid = said["pid"]
+                    break  # its last word: all below it has ended
+                self.pid = said["pid"]
             else:
                 self._lines.put(line)
         self._lines.put(None)

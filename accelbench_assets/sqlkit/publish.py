@@ -176,9 +176,14 @@ def _one_sentence(error: Exception, dsn: str) -> PublishError:
     """*error* of the database as a ``PublishError`` that names the server and holds no secret."""
     import psycopg
 
-    parts = urlsplit(dsn)
-    where = f"{parts.hostname or 'localhost'}:{parts.port or 5432}{parts.path}"
-    secrets = [unquote(parts.password)] if parts.password else []
+    try:
+        parts = urlsplit(dsn)
+        where = f"{parts.hostname or 'localhost'}:{parts.port or 5432}{parts.path}"
+        secrets = [unquote(parts.password)] if parts.password else []
+    except ValueError:
+        return PublishError(
+            "The database URL cannot be read; write postgresql://user:password@host:port/database."
+        )
     text = scrub(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__, secrets)
     if isinstance(error, psycopg.errors.QueryCanceled | psycopg.errors.LockNotAvailable):
         return PublishError(f"PostgreSQL at {where} did not answer in time ({text}); nothing was published.")

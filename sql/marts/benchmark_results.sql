@@ -26,7 +26,7 @@ ordered as (
         coalesce(load_finished_at, committed_at, requested_at) desc nulls last, run_id desc
     ) as place
   from judged
-  where not superseded and run_verdict <> 'void'
+  where not superseded and run_verdict <> 'void' and run_id in (select run_id from run_steps)
 ),
 first_slo as (
   select *, row_number() over (partition by run_id, step_index order by slo_id) as place

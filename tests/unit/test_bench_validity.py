@@ -224,3 +224,10 @@ def test_pages_without_known_counters_make_no_rule_and_broken_ones_no_error() ->
     assert reconciled({}, {}, good_rows()) == {}
     assert reconciled({"a:1": "up 1\n"}, {"a:1": "up 1\n"}, good_rows()) == {}
     assert metric_rows("run", NOW, {"a:1": 'up 1\n<html>{"'}) is not None
+
+
+def test_a_step_in_whose_window_nothing_was_sent_is_void() -> None:
+    rows = good_rows()
+    for r in rows:
+        r["phase"] = "warmup"
+    assert rules(rows)["evidence"]["verdict"] == "void"
