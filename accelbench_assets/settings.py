@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     )
     region: str = Field(default="us-east-1", min_length=1, description="AWS region prices are shown for.")
     llamacpp_threads: int = Field(
-        default=1, ge=1, le=256, description="Threads of the local llama.cpp engine."
+        default=1, ge=1, le=256, description="Threads of the local llama.cpp; part of the cell."
     )
 
     @field_validator("home", "site")

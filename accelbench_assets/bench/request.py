@@ -35,7 +35,6 @@ class RunRequest:
     reproduce_command: str
     launcher_name: str
     home: Path
-    threads: int = 1
     triggered_by: str = "user"
     dagster_run_id: str | None = None
     endpoint_url: str | None = None

@@ -166,7 +166,6 @@ class _Attempt:
             headers=request.headers,
             served_model_name=request.served_model_name,
             port=request.port,
-            threads=request.threads,
         )
 
     def _read_metrics(self, endpoint: Endpoint, moment: str) -> list[dict[str, Any]]:

@@ -114,7 +114,6 @@ def as_run_request(target: Target, request: Mapping[str, Any]) -> RunRequest:
         workload=target.workload,
         launcher_name="endpoint" if request["endpoint_url"] else "local",
         home=STATE.settings.home,
-        threads=STATE.settings.llamacpp_threads,
         **{name: request[name] for name in same},
     )
 

@@ -56,12 +56,15 @@ def local_target(flags: Flags, workload: Workload, home: Path, *, prepare: bool)
         raise UsageError(
             f"--quantization: the files of {model} here are {found.quantization}, not {flags.quantization}."
         )
+    threads = STATE.settings.llamacpp_threads
     try:
         deployment = Deployment(
             replicas=flags.replicas,
             dtype=found.dtype,
             quantization=found.quantization,
             max_model_len=flags.max_model_len,
+            # More threads give other figures, so they are part of the cell; one is the engine's default here.
+            args=(("threads", str(threads)),) if name == "llamacpp" and threads != 1 else (),
         )
         cell = BenchmarkCell(
             model, found.revision, instance, name, found.engine_version, deployment, workload.id
@@ -136,7 +139,7 @@ def _check_weights(engine: str, model: str, home: Path, *, prepare: bool) -> Non
             else near(model, list(known))
         )
         what = f"--model {model}:" if model in known else f"--model: {model!r} is unknown."
-        raise UsageError(f"{what} {text}", hint=error.hint) from None
+        raise LaunchError(f"{what} {text}", code=error.code, hint=error.hint) from None
 
 
 def prepare_vllm(home: Path) -> None:

@@ -110,7 +110,6 @@ def build_request(
         reproduce_command=config.reproduce_command or f"accelbench run --cell '{cell.key_text}'",
         launcher_name="endpoint" if cell.family == "endpoint" else settings.launcher,
         home=settings.home,
-        threads=settings.llamacpp_threads,
     )
 
 

@@ -78,7 +78,7 @@ class LlamaCpp:
         """The server program by path, so that it needs nothing of ours on its import path."""
         deployment = spec.cell.deployment
         settings: dict[str, str] = {
-            "threads": str(spec.threads),
+            "threads": "1",  # two on busy cores collapse: llama.cpp spins at its barriers
             "ctx-per-slot": str(deployment.max_model_len or DEFAULT_CONTEXT),
             "cache-type": _KV_TYPES.get(deployment.kv_cache_dtype, deployment.kv_cache_dtype),
             "prefix-caching": "off" if deployment.prefix_caching is False else "on",

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from accelbench_assets.errors import LakeError
-from accelbench_assets.lake import io
+from accelbench_assets.lake import io, layout
 from accelbench_assets.lake.storage import MissingKeyError, Storage
 from accelbench_assets.lake.tables import EVIDENCE_LEVELS, ORIGINS, STATUSES
 
@@ -47,8 +47,8 @@ def _check_record(record: Mapping[str, Any]) -> None:
 def begin_attempt(storage: Storage, record: Mapping[str, Any]) -> None:
     """See ``Lake.begin_attempt``."""
     run_id = record["run_id"]
-    if storage.exists(io.run_key(run_id)) or not storage.create(
-        f"{io.incoming_folder(run_id)}/attempt.json", io.dump_json(record)
+    if storage.exists(layout.run_key(run_id)) or not storage.create(
+        f"{layout.incoming_folder(run_id)}/attempt.json", io.dump_json(record)
     ):
         raise LakeError(f"Run {run_id} was begun before; every attempt needs a new run id.")
 
@@ -60,7 +60,7 @@ def verify_shards(storage: Storage, run_id: str, shards: int) -> tuple[dict[str,
 
 
 def _verify_shard(storage: Storage, columnar: tuple[Any, str], run_id: str, shard: int) -> dict[str, Any]:
-    folder = f"{io.incoming_folder(run_id)}/shard={shard:03d}"
+    folder = f"{layout.incoming_folder(run_id)}/shard={shard:03d}"
     try:
         manifest: dict[str, Any] = io.read_json(storage, f"{folder}/shard.json")
     except MissingKeyError:
@@ -115,9 +115,9 @@ def commit(storage: Storage, record: Mapping[str, Any], shards: Sequence[Mapping
         raise LakeError(f"Run {run_id} ended as {record['status']}; only a succeeded run is committed.")
     if unfinished := [shard["shard"] for shard in shards if not shard.get("complete")]:
         raise LakeError(f"Run {run_id} cannot be committed: shard {unfinished[0]} is not complete.")
-    if storage.exists(io.run_key(run_id)):
+    if storage.exists(layout.run_key(run_id)):
         raise LakeError(f"Run {run_id} has a record already; nothing was changed.")
-    incoming, published = io.incoming_folder(run_id), io.run_folder("raw_samples", record)
+    incoming, published = layout.incoming_folder(run_id), layout.run_folder("raw_samples", record)
     for shard in shards:
         number = shard["shard"]
         for index, part in enumerate(shard["parts"]):
@@ -126,7 +126,7 @@ def commit(storage: Storage, record: Mapping[str, Any], shards: Sequence[Mapping
                 f"{published}/part-{number:03d}-{index:03d}.parquet",
             )
         storage.write(f"{published}/_shard-{number:03d}.json", io.dump_json(shard))
-    if not storage.create(io.run_key(run_id), io.dump_json(record)):
+    if not storage.create(layout.run_key(run_id), io.dump_json(record)):
         raise LakeError(f"Run {run_id} was ended by someone else before its commit.")
     with contextlib.suppress(LakeError):  # it is committed; the reaper repeats the tidying
         _tidy(storage, record)
@@ -141,16 +141,16 @@ def finish(storage: Storage, record: Mapping[str, Any]) -> bool:
         **record,
         "committed_at": record.get("committed_at") or datetime.now(UTC).isoformat(timespec="microseconds"),
     }
-    created = storage.create(io.run_key(record["run_id"]), io.dump_json(record))
+    created = storage.create(layout.run_key(record["run_id"]), io.dump_json(record))
     with contextlib.suppress(LakeError):  # the record stands; the reaper repeats the tidying
-        _tidy(storage, io.read_json(storage, io.run_key(record["run_id"])))
+        _tidy(storage, io.read_json(storage, layout.run_key(record["run_id"])))
     return created
 
 
 def _tidy(storage: Storage, record: Mapping[str, Any]) -> None:
     """Bring the files of a recorded run where its status says they belong; ``attempt.json`` goes last."""
     run_id = record["run_id"]
-    incoming, published = io.incoming_folder(run_id), io.run_folder("raw_samples", record)
+    incoming, published = layout.incoming_folder(run_id), layout.run_folder("raw_samples", record)
     if record["status"] == "succeeded":
         for key in storage.list(incoming):
             if key.endswith("/shard.json"):
@@ -177,9 +177,9 @@ def read_shards(storage: Storage, run_id: str) -> tuple[dict[str, Any], ...]:
     """See ``Lake.shards``."""
     record = io.find_run(storage, run_id)
     if record is not None and record["status"] == "succeeded":
-        keys = [k for k in storage.list(io.run_folder("raw_samples", record)) if "/_shard-" in k]
+        keys = [k for k in storage.list(layout.run_folder("raw_samples", record)) if "/_shard-" in k]
     else:
-        keys = [k for k in storage.list(io.incoming_folder(run_id)) if k.endswith("/shard.json")]
+        keys = [k for k in storage.list(layout.incoming_folder(run_id)) if k.endswith("/shard.json")]
     return tuple(io.read_json(storage, key) for key in keys)
 
 
@@ -194,7 +194,7 @@ def _attempts(storage: Storage) -> list[dict[str, Any]]:
 
 def open_attempts(storage: Storage) -> list[dict[str, Any]]:
     """See ``Lake.open_attempts``."""
-    return [a for a in _attempts(storage) if not storage.exists(io.run_key(a["run_id"]))]
+    return [a for a in _attempts(storage) if not storage.exists(layout.run_key(a["run_id"]))]
 
 
 def reap(
@@ -205,7 +205,7 @@ def reap(
     for attempt in _attempts(storage):
         if attempt.get("host_fingerprint") != host_fingerprint or is_alive(attempt):
             continue
-        key = io.run_key(attempt["run_id"])
+        key = layout.run_key(attempt["run_id"])
         if storage.exists(key):
             _tidy(storage, io.read_json(storage, key))
             continue

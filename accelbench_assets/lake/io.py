@@ -1,20 +1,19 @@
-"""Reading and writing the lake's files: keys of the layout, JSON records, Parquet tables.
+"""Reading and writing the lake's files: JSON records, Parquet tables, the registry of cells.
 
-Belongs here: key construction, runs records as JSON and as an Arrow table, samples, derived tables, facts,
-cells. Does not belong here: the order of writes that makes a commit safe (``commit``), where bytes lie
-(``storage``).
+Belongs here: runs records as JSON and as an Arrow table, samples, derived tables, facts, cells.
+Does not belong here: which key holds what (``layout``), the order of writes that makes a commit safe
+(``commit``), where bytes lie (``storage``).
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from accelbench_assets.errors import LakeError
+from accelbench_assets.lake import layout
 from accelbench_assets.lake.storage import MissingKeyError, Storage
 from accelbench_assets.lake.tables import (
     FACT_TABLES,
@@ -32,63 +31,8 @@ if TYPE_CHECKING:
 
 READ_THREADS = 16
 
-_RUN_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{1,63}")
-_UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _T = TypeVar("_T")
 _K = TypeVar("_K")
-
-
-# -- keys ----------------------------------------------------------------------------------------------------
-
-
-def check_run_id(run_id: str) -> str:
-    """*run_id* if it can be part of a path; ``LakeError`` otherwise."""
-    if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id):
-        raise LakeError(f"{run_id!r} is not a run id.")
-    return run_id
-
-
-def incoming_folder(run_id: str) -> str:
-    """Folder of an uncommitted run's samples."""
-    return f"_incoming/run_id={check_run_id(run_id)}"
-
-
-def log_folder(run_id: str) -> str:
-    """Folder of a run's logs."""
-    return f"logs/run_id={check_run_id(run_id)}"
-
-
-def run_key(run_id: str) -> str:
-    """Key of the runs record. The date is the one inside the UUIDv7, so that every writer of this run's
-    record, on any day, aims at the same key and create-if-absent decides between them. Other ids share
-    ``1970-01-01``.
-    """
-    day = "1970-01-01"
-    if _UUID7.fullmatch(check_run_id(run_id)):
-        millis = int(run_id[:8] + run_id[9:13], 16)
-        day = datetime.fromtimestamp(millis / 1000, UTC).strftime("%Y-%m-%d")
-    return f"runs/date={day}/run_id={run_id}.json"
-
-
-def run_folder(table: str, record: Mapping[str, Any]) -> str:
-    """Folder of one run's part of *table*: ``<table>/family=/cell_id=/run_id=``."""
-    from partitions.cell import CellKey
-
-    family = CellKey.parse(record["cell_key"]).family
-    return f"{table}/family={family}/cell_id={record['cell_id']}/run_id={check_run_id(record['run_id'])}"
-
-
-def dated_folder(table: str) -> str:
-    """Folder of a table of facts or judgements."""
-    return f"{'judgements' if table in JUDGEMENT_TABLES else 'facts'}/{table}"
-
-
-def cell_key(key_text: str) -> str:
-    """Key of a registered cell: named after its text key, so that a lookup is one read."""
-    from partitions.cell import CellKey
-
-    key = CellKey.parse(key_text)
-    return f"cells/family={key.family}/{hashlib.sha256(key.text.encode()).hexdigest()[:16]}.json"
 
 
 # -- JSON ----------------------------------------------------------------------------------------------------
@@ -136,10 +80,10 @@ def read_runs(storage: Storage, limit: int | None = None) -> list[dict[str, Any]
 
 def find_run(storage: Storage, text: str) -> dict[str, Any] | None:
     """The record of a run by id, unique prefix, or unique suffix of at least 4 characters."""
-    if not _RUN_ID.fullmatch(text):
+    if not layout.is_run_id(text):
         return None
     try:
-        found: dict[str, Any] = read_json(storage, run_key(text))
+        found: dict[str, Any] = read_json(storage, layout.run_key(text))
         return found
     except MissingKeyError:
         pass
@@ -268,7 +212,7 @@ def _fit(table: pa.Table, schema: Any) -> pa.Table:
 
 def read_incoming(storage: Storage, run_id: str) -> pa.Table:
     """All samples below ``_incoming/run_id=…``."""
-    keys = [k for k in storage.list(incoming_folder(run_id)) if k.endswith(".parquet")]
+    keys = [k for k in storage.list(layout.incoming_folder(run_id)) if k.endswith(".parquet")]
     return _read_parquet(storage, keys, SCHEMAS["raw_samples"])
 
 
@@ -278,7 +222,7 @@ def read_samples(storage: Storage, run_id: str) -> pa.Table:
     if record is None or record["status"] != "succeeded":
         what = "has no record" if record is None else f"ended as {record['status']}"
         raise LakeError(f"Run {run_id} {what}, so it has no published samples.")
-    keys = [k for k in storage.list(run_folder("raw_samples", record)) if k.endswith(".parquet")]
+    keys = [k for k in storage.list(layout.run_folder("raw_samples", record)) if k.endswith(".parquet")]
     return _read_parquet(storage, keys, SCHEMAS["raw_samples"])
 
 
@@ -301,7 +245,7 @@ def read_table(storage: Storage, name: str) -> pa.Table:
     if name in (*RUN_TABLES, "raw_samples"):
         return _read_parquet(storage, published_keys(storage, name, read_runs(storage)), SCHEMAS[name])
     if name in (*FACT_TABLES, *JUDGEMENT_TABLES):
-        keys = [k for k in storage.list(dated_folder(name)) if k.endswith(".parquet")]
+        keys = [k for k in storage.list(layout.dated_folder(name)) if k.endswith(".parquet")]
         return _read_parquet(storage, keys, SCHEMAS[name])
     keys = [k for k in storage.list(f"marts/{name}") if k.endswith(".parquet")]
     if not keys:
@@ -314,7 +258,7 @@ def read_table(storage: Storage, name: str) -> pa.Table:
 
 def put_cell(storage: Storage, cell: BenchmarkCell) -> None:
     """Register *cell*; ``LakeError`` if its key already stands for another cell."""
-    key, content = cell_key(cell.key_text), dump_json(cell.to_dict())
+    key, content = layout.cell_key(cell.key_text), dump_json(cell.to_dict())
     if not storage.create(key, content):
         from partitions.cell import BenchmarkCell
 

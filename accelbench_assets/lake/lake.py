@@ -1,7 +1,7 @@
 """The lake as everything else sees it: one class over a root URL.
 
-Belongs here: the layout (which key holds what) and the public methods; the work is in ``commit``, ``io``,
-``storage``. Does not belong here: SQL (``sqlkit``), meaning of the figures (``bench``).
+Belongs here: the layout (which key holds what) and the public methods; the work is in ``layout``, ``commit``,
+``io``, ``storage``. Does not belong here: SQL (``sqlkit``), meaning of the figures (``bench``).
 
 Layout below the root::
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelbench_assets.errors import LakeError
-from accelbench_assets.lake import commit, io
+from accelbench_assets.lake import commit, io, layout
 from accelbench_assets.lake.storage import MissingKeyError, Storage, open_storage
 from accelbench_assets.lake.tables import FACT_TABLES, JUDGEMENT_TABLES, RUN_TABLES
 
@@ -63,7 +63,7 @@ class Lake:
 
     def incoming_uri(self, run_id: str) -> str:
         """Where the generator of this run writes: its ``--out``."""
-        return self.uri(io.incoming_folder(run_id))
+        return self.uri(layout.incoming_folder(run_id))
 
     def verify_shards(self, run_id: str, shards: int) -> tuple[dict[str, Any], ...]:
         """The ``shard.json`` documents of shards 0..shards-1, after checking rows and SHA-256 of every part.
@@ -138,13 +138,13 @@ class Lake:
             raise LakeError(
                 f"{table!r} is not a table written by run; expected one of {', '.join(RUN_TABLES)}."
             )
-        key = f"{io.run_folder(table, record)}/part-0.parquet"
+        key = f"{layout.run_folder(table, record)}/part-0.parquet"
         self.storage.write(key, io.parquet_bytes(table, data))
         return self.uri(key)
 
     def has_run_table(self, table: str, record: Mapping[str, Any]) -> bool:
         """Whether one run's part of a derived table was written."""
-        return self.storage.exists(f"{io.run_folder(table, record)}/part-0.parquet")
+        return self.storage.exists(f"{layout.run_folder(table, record)}/part-0.parquet")
 
     def write_fact(self, table: str, date: str, data: pa.Table) -> str:
         """Append a snapshot of facts or judgements (ISO *date*); the same data on the same date lands in one
@@ -154,7 +154,7 @@ class Lake:
             raise LakeError(f"{table!r} is not a table of facts or judgements.")
         content = io.parquet_bytes(table, data)
         name = hashlib.sha256(content).hexdigest()[:16]
-        key = f"{io.dated_folder(table)}/date={date}/part-{name}.parquet"
+        key = f"{layout.dated_folder(table)}/date={date}/part-{name}.parquet"
         self.storage.write(key, content)
         return self.uri(key)
 
@@ -176,16 +176,16 @@ class Lake:
 
     def put_log(self, run_id: str, name: str, path: Path) -> None:
         """Keep a log file beside the run."""
-        self.storage.put_file(f"{io.log_folder(run_id)}/{name}", path)
+        self.storage.put_file(f"{layout.log_folder(run_id)}/{name}", path)
 
     def log_names(self, run_id: str) -> list[str]:
         """Names of the kept logs of a run."""
-        folder = io.log_folder(run_id)
+        folder = layout.log_folder(run_id)
         return [key.removeprefix(f"{folder}/") for key in self.storage.list(folder)]
 
     def read_log(self, run_id: str, name: str) -> str:
         """Text of a kept log; undecodable bytes are replaced. ``LakeError`` if it does not exist."""
-        return self.storage.read(f"{io.log_folder(run_id)}/{name}").decode("utf-8", "replace")
+        return self.storage.read(f"{layout.log_folder(run_id)}/{name}").decode("utf-8", "replace")
 
     def put_cell(self, cell: BenchmarkCell) -> None:
         """Register a cell, so that its text key can be turned back into it; registering twice is harmless."""
@@ -196,7 +196,7 @@ class Lake:
         from partitions.cell import BenchmarkCell
 
         try:
-            return BenchmarkCell.from_dict(io.read_json(self.storage, io.cell_key(key_text)))
+            return BenchmarkCell.from_dict(io.read_json(self.storage, layout.cell_key(key_text)))
         except MissingKeyError:
             return None
 

@@ -78,7 +78,6 @@ class ServerSpec:
     headers: Mapping[str, str] = field(default_factory=dict)
     served_model_name: str | None = None
     port: int | None = None
-    threads: int = 1
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from accelbench_assets.errors import LakeError, UsageError
-from accelbench_assets.lake import io
+from accelbench_assets.lake import layout
 from accelbench_assets.lake.tables import FACT_TABLES, JUDGEMENT_TABLES, RUN_TABLES, SCHEMAS
 from accelbench_assets.sqlkit.files import files_as_written, in_order, sql_files
 
@@ -145,7 +145,9 @@ def _attach_tables(connection: duckdb.DuckDBPyConnection, lake: Lake, wanted: se
         if want(name):
             keys, order = _NEWEST[name]
             rule = f"qualify row_number() over (partition by {keys} order by {order}) = 1"
-            _attach_parquet(connection, lake, name, f"{io.dated_folder(name)}/date=*/part-*.parquet", rule)
+            _attach_parquet(
+                connection, lake, name, f"{layout.dated_folder(name)}/date=*/part-*.parquet", rule
+            )
 
 
 def _attach_parquet(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from accelbench_assets.errors import LakeError
-from accelbench_assets.lake import io
+from accelbench_assets.lake import io, layout
 from accelbench_assets.lake.lake import Lake
 from accelbench_assets.lake.storage import LocalStorage
 from tests.support.runs import HOST, attempt, make_record, make_samples, put_run, put_shard
@@ -102,7 +102,7 @@ def test_a_committed_run_is_published_whole(lake: Lake) -> None:
     assert found["samples_rows"] == len(EVERY_SAMPLE)
     assert found["status"] == "succeeded"
     assert found["committed_at"]
-    folder = io.run_folder("raw_samples", record)
+    folder = layout.run_folder("raw_samples", record)
     assert [k.removeprefix(folder) for k in lake.storage.list(folder)] == [
         "/_shard-000.json",
         "/_shard-001.json",

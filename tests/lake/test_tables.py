@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from uuid_utils import uuid7
 
 from accelbench_assets.errors import LakeError
-from accelbench_assets.lake import io
+from accelbench_assets.lake import io, layout
 from accelbench_assets.lake.lake import Lake
 from accelbench_assets.lake.tables import RUN_TABLES, SCHEMA_VERSION, SCHEMAS
 from loadgen.samples import sample_schema
@@ -61,9 +61,9 @@ def test_records_come_back_newest_first_and_by_part_of_their_id(lake: Lake) -> N
 
 
 def test_a_record_lies_under_the_day_in_its_id() -> None:
-    assert io.run_key("01931d9b-5c00-7000-8000-000000000000").startswith("runs/date=2024-11-")
+    assert layout.run_key("01931d9b-5c00-7000-8000-000000000000").startswith("runs/date=2024-11-")
     with pytest.raises(LakeError, match="not a run id"):
-        io.run_key("../x")
+        layout.run_key("../x")
 
 
 def test_runs_as_a_table_have_the_types_of_the_schema(local_lake: Lake) -> None:
@@ -175,7 +175,7 @@ def test_thousands_of_records_are_read_quickly(local_lake: Lake) -> None:
     folder = local_lake.storage.root  # type: ignore[attr-defined]
     for number in range(3000):
         run_id = f"0199{number:04x}-0000-7000-8000-000000000000"
-        path = folder / io.run_key(run_id)
+        path = folder / layout.run_key(run_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(io.dump_json({**record, "run_id": run_id}))
     began = time.perf_counter()

@@ -17,7 +17,6 @@ from accelbench_assets.lake.tables import SCHEMAS
 from accelbench_assets.settings import Settings
 from accelbench_assets.sqlkit import copying, publish, schema
 from accelbench_assets.sqlkit.marts import build_marts
-from tests.support.lakes import S3_GROUP
 from tests.support.runs import attempt, make_cell, make_price, make_record, put_prices, put_run, write_derived
 
 pytestmark = pytest.mark.xdist_group("postgres")
@@ -93,7 +92,6 @@ def test_everything_is_published_and_reads_back_value_by_value(filled: Lake, dsn
     assert regions == {"regions": ["us-east-1", "eu-west-1"]}
 
 
-@S3_GROUP
 def test_a_lake_on_s3_is_published_too(s3_lake: Lake, dsn: str) -> None:
     fill(s3_lake)
     assert publish.publish(s3_lake, dsn).rows == count(dsn)

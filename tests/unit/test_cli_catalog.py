@@ -59,7 +59,9 @@ def runs(lake: Lake) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Any:
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("COLUMNS", "220")
+
     def run(*words: str) -> Shown:
         with pytest.raises(SystemExit) as end:
             cli_main.main(words)

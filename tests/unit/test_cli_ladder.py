@@ -1,14 +1,15 @@
 """The results table: every width readable, every gate respected, origin and evidence always said."""
 
+import io
 import re
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from accelbench_assets.cli.ladder import cost_line, ladder_tables, print_ladder, verdict_line
-from accelbench_assets.cli.output import console
 from accelbench_assets.cli.results import RunResults, flat_steps, quantile_cell
 
 RECORD: dict[str, Any] = {
@@ -111,10 +112,10 @@ def test_any_ladder_fits_and_loses_no_step(loads: list[float], width: int, kind:
         {"step_index": 0, "tier": "declared", "usd_per_1m_output_full_hour": 0.61, "instance_hourly_usd": 0.1}
     ]
     tables, _ = ladder_tables(results(values, cost if priced else None, kind=kind), width)
-    out = console()
+    out = Console(width=width, file=io.StringIO())
     with out.capture() as capture:
         for table in tables:
-            out.print(table, width=width)
+            out.print(table)
     text = capture.get()
     assert max(len(line.rstrip()) for line in text.splitlines()) <= width
     assert text.count("38.2") == len(values)

@@ -52,8 +52,6 @@ def call(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str
         (["--usd-per-hour", "nan"], "--usd-per-hour: nan is not a price"),
         (["--tp", "2"], "--tp 2: this machine has no accelerators"),
         (["--engine", "vlm"], "--engine: 'vlm' is unknown here. Did you mean vllm?"),
-        (["--model", "smolm2"], "--model: 'smolm2' is unknown. Did you mean smollm2-135m-instruct?"),
-        (["--model", "llama-3.1-8b-instruct"], "--model llama-3.1-8b-instruct: its weights are not on this machine"),
         (["--engine-version", "0.0.1"], "--engine-version: 0.0.1 was asked for"),
         (["--quantization", "fp8"], "--quantization: the files of smollm2-135m-instruct here are q4_1"),
         (["--cell", "nothing"], "--cell: 'nothing' matches no registered cell"),
@@ -84,6 +82,32 @@ def test_refusals_name_the_flag(
     assert SECRET not in err
     assert "abcdefghijklmnop" not in err
     assert not (home / "lake").exists(), "a refused run leaves nothing behind"
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("smolm2", "--model: 'smolm2' is unknown. Did you mean smollm2-135m-instruct?"),
+        ("llama-3.1-8b-instruct", "--model llama-3.1-8b-instruct: its weights are not on this machine"),
+    ],
+)
+def test_a_model_that_is_not_here_is_a_failure_not_wrong_usage(
+    model: str, says: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = call(["run", "--model", model], capsys)
+    assert (code, out) == (1, "")
+    assert says in err
+    assert not (home / "lake").exists()
+
+
+def test_more_threads_are_another_cell(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, one, _ = call(["run", "--dry-run", "--json"], capsys)
+    monkeypatch.setenv("ACCELBENCH_LLAMACPP_THREADS", "2")
+    _, two, _ = call(["run", "--dry-run", "--json"], capsys)
+    assert json.loads(one)["cell"]["deployment"]["args"] != json.loads(two)["cell"]["deployment"]["args"]
+    assert json.loads(one)["cell_id"] != json.loads(two)["cell_id"]
 
 
 def test_nobody_at_the_endpoint_is_a_failure_not_wrong_usage(
