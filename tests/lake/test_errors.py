@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,6 +18,9 @@ from accelbench_assets.lake.lake import Lake
 from tests.support.lakes import BUCKET, S3_GROUP
 from tests.support.runs import attempt, make_record, make_samples, put_run, put_shard, write_derived
 from tests.support.seaweed import Seaweed
+from tests.support.users import as_user
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def one_sentence(error: LakeError) -> str:
@@ -66,12 +71,21 @@ def test_read_only_folder(local_lake: Lake, monkeypatch: pytest.MonkeyPatch) -> 
     assert one_sentence(caught.value).startswith("No permission to write: ")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_folder_without_write_permission(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
-    closed.mkdir(mode=0o500)
-    with pytest.raises(LakeError, match="No permission to write"):
-        Lake.open((closed / "lake").as_uri()).check_writable()
+    closed.mkdir()
+    closed.chmod(0o555)
+    code = (
+        "import sys\n"
+        "from accelbench_assets.errors import LakeError\n"
+        "from accelbench_assets.lake.lake import Lake\n"
+        "try:\n    Lake.open(sys.argv[1]).check_writable()\n"
+        "except LakeError as error:\n    print(error)\n"
+    )
+    command = [*as_user("daemon"), sys.executable, "-c", code, (closed / "lake").as_uri()]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert said.startswith("No permission to write: ")
+    assert said.count("\n") == 1
 
 
 def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
@@ -152,8 +166,6 @@ def test_wrong_key_when_only_reading(s3_environment: Seaweed, monkeypatch: pytes
 
 
 def test_s3_without_boto3_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "boto3", None)
     with pytest.raises(LakeError, match=r"boto3, which is not installed.*accelbench\[aws\]"):
         Lake.open("s3://bucket/lake").run_records()

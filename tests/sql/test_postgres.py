@@ -21,10 +21,11 @@ import pytest
 from accelbench_assets.errors import PublishError
 from accelbench_assets.sqlkit import postgres
 from accelbench_assets.sqlkit.postgres import EmbeddedPostgres
+from tests.support.users import as_user
 
 pytestmark = pytest.mark.xdist_group("postgres")
 ROOT = Path(__file__).resolve().parents[2]
-ORDINARY, OTHER = (pwd.getpwnam(name).pw_uid for name in ("daemon", "bin"))
+ORDINARY, OTHER = "daemon", "bin"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 HOLD = """
@@ -90,13 +91,6 @@ def hold(home: Path, *arguments: str, become: tuple[str, ...] = ()) -> subproces
         text=True,
         cwd=ROOT,
     )
-
-
-def as_user(uid: int) -> tuple[str, ...]:
-    """Run as an ordinary user who may enter the folder this checkout lies in, but write nowhere."""
-    reads = "+dac_read_search"
-    ids = ("--reuid", str(uid), "--regid", str(uid), "--clear-groups")
-    return ("setpriv", *ids, "--inh-caps", reads, "--ambient-caps", reads, "--")
 
 
 def test_data_lives_on_and_nothing_runs_between(tmp_path: Path) -> None:
@@ -304,12 +298,14 @@ def test_as_root_below_a_home_closed_to_all_others(tmp_path: Path) -> None:
 def test_as_an_ordinary_user_and_then_as_root_on_the_same_data() -> None:
     folder = Path(subprocess.run(["mktemp", "-d"], capture_output=True, text=True, check=True).stdout.strip())
     try:
-        os.chown(folder, ORDINARY, ORDINARY)
+        shutil.chown(folder, ORDINARY)
         with hold(folder, become=as_user(ORDINARY)) as child:
             assert child.stdout is not None
             assert child.stdin is not None
             assert child.stdout.readline().strip().isdigit(), child.stderr.read() if child.stderr else ""
-            assert {Path(f"/proc/{pid}").stat().st_uid for pid in servers_on(folder)} == {ORDINARY}
+            assert {Path(f"/proc/{pid}").stat().st_uid for pid in servers_on(folder)} == {
+                pwd.getpwnam(ORDINARY).pw_uid
+            }
             child.stdin.close()
             assert child.wait(20) == 0
         with EmbeddedPostgres(folder) as server:

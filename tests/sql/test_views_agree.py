@@ -16,7 +16,6 @@ from accelbench_assets.sqlkit.publish import publish
 from tests.support.runs import make_cell, make_price, make_record, put_prices, put_run, write_derived
 
 pytestmark = pytest.mark.xdist_group("postgres")
-REPORTS = [file.name for file in sql_files("reports")]
 
 
 def fill(lake: Lake) -> None:

@@ -176,14 +176,13 @@ def test_query_sorts_by_any_column(runs: dict[str, dict[str, Any]], call: Any) -
     assert "ttft_p50_ms" in refused.err
 
 
-@pytest.mark.parametrize("attack", ["' or 1=1 --", "x'; drop view runs; --", "%"])
-def test_filters_are_values_not_sql(attack: str, runs: dict[str, dict[str, Any]], call: Any) -> None:
-    for flag in ("--engine", "--instance", "--workload", "--tier", "--region"):
-        shown = call("query", flag, attack, "--json")
-        assert shown.code == 0
-        if flag in ("--engine", "--instance", "--workload"):
-            assert shown.rows == []
-    assert call("query", "--sort", attack).code == 2
+def test_filters_are_values_not_sql(runs: dict[str, dict[str, Any]], call: Any) -> None:
+    for attack in ("' or 1=1 --", "x'; drop view runs; --"):
+        assert (
+            call("query", "--engine", attack, "--workload", attack, "--instance", attack, "--json").rows == []
+        )
+        assert len(call("query", "--tier", attack, "--region", attack, "--json").rows) == 4
+        assert call("query", "--sort", attack).code == 2
     assert call("compare", "--engines", f"vllm,{attack}").code == 2
 
 

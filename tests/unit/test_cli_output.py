@@ -109,7 +109,7 @@ def test_fit_drops_only_what_may_go_and_no_more_than_needed(sizes: list[tuple[in
         assert needed(sorted([*kept, last])) > width
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.floats() | st.text(),
