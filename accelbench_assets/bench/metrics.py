@@ -104,17 +104,18 @@ def _cached_share(frame: Frame, ok: Array) -> float | None:
     return _ratio(float(cached[known].sum()), float(tokens[known].sum()))
 
 
-def percentile_rows(frame: Frame, *, intervals: bool) -> list[Row]:
+def percentile_rows(frame: Frame, *, intervals: bool, window_median: bool = False) -> list[Row]:
     """One ``run_percentiles`` row for every metric that has samples in this step, without run columns.
 
-    *intervals* false (one short trial: levels demo and smoke) leaves every ``_ci_`` column null.
+    *intervals* false (one short trial: levels demo and smoke) leaves every ``_ci_`` column null;
+    *window_median*: see ``quantiles.describe``.
     """
     rows: list[Row] = []
     ok = frame.arrived & frame.ok
     failed = int((frame.arrived & ~frame.ok).sum())
 
     def add(metric: str, values: Array, lost: int, unit: str = "ms", scale: float = 1.0, **how: Any) -> None:
-        if (found := describe(values, intervals=intervals, **how)) is not None:
+        if (found := describe(values, intervals=intervals, window_median=window_median, **how)) is not None:
             row = _percentile_row(metric, unit, values, how.get("weights"), found, lost, scale)
             rows.append({**row, "step_index": frame.window.step_index})
 

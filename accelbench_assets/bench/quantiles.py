@@ -28,6 +28,8 @@ from numpy.typing import NDArray
 QUANTILES: dict[str, float] = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
 BASE_LEVELS = (0.5, 0.75, 0.9, 0.95)
 CONFIDENCE = 0.95
+MIN_REQUESTS_FOR_WINDOW_MEDIAN = 20
+"""S3's ten exceedances of a median, if the requests were independent."""
 METHOD = "inverse_ecdf"
 
 _BLOCK = (
@@ -190,12 +192,19 @@ class Distribution:
 
 
 def describe(
-    values: Array, *, weights: Array | None = None, sizes: Array | None = None, intervals: bool = True
+    values: Array,
+    *,
+    weights: Array | None = None,
+    sizes: Array | None = None,
+    intervals: bool = True,
+    window_median: bool = False,
 ) -> Distribution | None:
     """Quantiles, gates and (if *intervals*) confidence intervals of *values*; ``None`` when there are none.
 
     *values* are in arrival order of their requests, failures ``+inf``; *weights* count a value more than
-    once; *sizes* (values per request, zeros allowed) mark values that belong to the same request.
+    once; *sizes* (values per request, zeros allowed) mark values that belong to the same request. With
+    *window_median* (level demo) a median of at least 20 requests is given, marked ``wide``, however correlated
+    they are: it describes its window and estimates nothing beyond it.
     """
     if values.size == 0:
         return None
@@ -210,6 +219,9 @@ def describe(
         name: _estimate(ecdf, q, tau_max((base, taus[q])), intervals=intervals)
         for name, q in QUANTILES.items()
     }
+    requests = values.size if clusters is None else clusters.size
+    if window_median and quantiles["p50"].gate == "needs_n" and requests >= MIN_REQUESTS_FOR_WINDOW_MEDIAN:
+        quantiles["p50"] = QuantileEstimate(ecdf.quantile(0.5), None, None, "wide", None)
     return Distribution(ecdf.n, ecdf.n / base, base, quantiles)
 
 

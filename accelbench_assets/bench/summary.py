@@ -55,7 +55,7 @@ def summarise(
     percentiles: list[Row] = []
     objectives: list[Row] = []
     for frame in run_frames:
-        rows = percentile_rows(frame, intervals=intervals)
+        rows = percentile_rows(frame, intervals=intervals, window_median=record["evidence_level"] == "demo")
         percentiles += rows
         if (slo := slos.get(frame.window.step_index)) and (row := slo_row(frame, slo, rows)):
             objectives.append(row)

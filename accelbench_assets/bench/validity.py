@@ -19,7 +19,7 @@ import numpy as np
 
 from accelbench_assets.bench.frame import Frame
 from accelbench_assets.bench.metrics import ERROR_SHARE_OVERLOADED, Row
-from accelbench_assets.bench.quantiles import Ecdf
+from accelbench_assets.bench.quantiles import Ecdf, describe
 
 ORDER = ("pass", "warn", "void")
 WINDOW_S = {"demo": 0.0, "smoke": 120.0, "standard": 300.0, "publication": 600.0}  # M11
@@ -89,6 +89,7 @@ def judge(
     if frames:
         rules["transport_buffering"] = _worst(map(_buffering, frames))
         rules["evidence"] = _worst(_evidence(f, evidence_level, window_required_s) for f in frames)
+        rules["independence"] = _worst(map(_independence, frames))
     rules["clock_drift"] = _drift(shards)
     if (skew := _replica_skew(frames)) is not None:
         rules["replica_skew"] = skew
@@ -257,6 +258,19 @@ def _evidence(frame: Frame, level: str, required_s: float) -> Verdict:
         text = f"Step {index} has {n} completed requests; even a median needs {MIN_SAMPLES_FOR_MEDIAN}."
         return verdict("warn", n, MIN_SAMPLES_FOR_MEDIAN, text)
     return verdict("pass", seconds, required_s, f"Windows and samples are enough for evidence level {level}.")
+
+
+def _independence(frame: Frame) -> Verdict:
+    """S2: correlated requests say less than their number; a machine whose speed drifts shows here first."""
+    values = frame.numbers("e2e_ms")[frame.arrived & frame.ok]
+    found = describe(values[~np.isnan(values)], intervals=False)
+    if found is None:
+        return verdict("pass", None, MIN_SAMPLES_FOR_MEDIAN, "There is no completed request to judge.")
+    text = f"The {found.n} completed requests of step {frame.window.step_index} count as {found.n_eff:.0f} independent"
+    if found.n >= MIN_SAMPLES_FOR_MEDIAN > found.n_eff:
+        why = "the speed of the server or its machine drifted, and quantiles describe this window only"
+        return verdict("warn", found.n_eff, MIN_SAMPLES_FOR_MEDIAN, f"{text} ones: {why}.")
+    return verdict("pass", found.n_eff, MIN_SAMPLES_FOR_MEDIAN, f"{text} ones.")
 
 
 def _drift(shards: Sequence[Mapping[str, Any]]) -> Verdict:

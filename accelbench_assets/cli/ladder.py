@@ -175,7 +175,9 @@ def legend(results: RunResults, *, compact: bool) -> list[str]:
     if "needs_n" in gates and compact:
         lines.append("n>=X: needs >= X requests before this quantile may be given")
     if "wide" in gates:
-        lines.append("~: wide interval, between 10 and 20 effective requests beyond the quantile")
+        lines.append(
+            "~: rests on few or correlated requests (at level demo a median describes its window only)"
+        )
     if "beyond_timeout" in gates:
         lines.append(">timeout: the quantile falls on a request that failed")
     return lines

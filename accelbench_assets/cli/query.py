@@ -141,7 +141,9 @@ def query(
         found = [presented(row) for row in found]
     emit(found, COLUMNS, format_, fields=names, empty=empty)
     if format_ is Format.table and any(row["gated"] for row in found):
-        STATE.note("n>=X: too few requests for this quantile, so no figure is given; ~: wide interval.")
+        STATE.note(
+            "n>=X: too few requests for this quantile, so no figure is given; ~: rests on few or correlated requests."
+        )
 
 
 def order_by(sort: str | None, descending: bool, names: list[str]) -> str:

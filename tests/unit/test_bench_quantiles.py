@@ -207,3 +207,16 @@ def test_no_samples_and_no_interval() -> None:
     assert found is not None
     assert all(e.ci_low is None and e.ci_high is None for e in found.quantiles.values())
     assert found.quantiles["p50"].value == 499.0
+
+
+def test_only_a_demos_median_is_let_through_and_only_from_twenty_requests() -> None:
+    drifting = np.concatenate([np.full(26, 320.0), np.full(26, 540.0)]) + np.arange(52) / 100
+    strict, demo = qs.describe(drifting), qs.describe(drifting, window_median=True)
+    assert strict is not None
+    assert demo is not None
+    assert (strict.quantiles["p50"].gate, strict.quantiles["p50"].value) == ("needs_n", None)
+    assert (demo.quantiles["p50"].gate, demo.quantiles["p50"].value) == ("wide", drifting[25])
+    assert {demo.quantiles[name].gate for name in ("p90", "p95", "p99", "p999")} == {"needs_n"}
+    few = qs.describe(drifting[16:35], window_median=True)
+    assert few is not None
+    assert few.quantiles["p50"].value is None

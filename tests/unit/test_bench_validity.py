@@ -231,3 +231,14 @@ def test_a_step_in_whose_window_nothing_was_sent_is_void() -> None:
     for r in rows:
         r["phase"] = "warmup"
     assert rules(rows)["evidence"]["verdict"] == "void"
+
+
+def test_a_drifting_machine_is_told_apart_from_noise() -> None:
+    """S2: two regimes of speed in one window leave few independent requests."""
+    steady = [row(at_s=0.09 * i, seq=i) for i in range(100)]
+    assert rules(steady)["independence"]["verdict"] == "pass"
+    for r in steady[50:]:
+        r["e2e_ms"] *= 1.7
+    drifted = rules(steady)["independence"]
+    assert drifted["verdict"] == "warn"
+    assert drifted["value"] < 20
