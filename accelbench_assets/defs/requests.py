@@ -15,7 +15,7 @@ from accelbench_assets.bench.run import RunRequest
 from accelbench_assets.errors import UsageError
 from accelbench_assets.lake.lake import Lake
 from accelbench_assets.settings import Settings
-from loadgen.workloads import Workload, from_document, load
+from loadgen.workloads import Workload, from_document, load, names
 from partitions.catalog import load_models
 from partitions.cell import BenchmarkCell
 
@@ -74,13 +74,26 @@ def _last_endpoint(lake: Lake, cell: BenchmarkCell) -> str | None:
     return None
 
 
+def _workload(lake: Lake, cell: BenchmarkCell, given: str) -> Workload:
+    """The cell's workload: as *given*, packaged, or (a custom one) from the plan of an earlier run of the cell."""
+    if given:
+        return from_document(json.loads(given))
+    if cell.workload in names():
+        return load(cell.workload)
+    for record in lake.run_records(cell_id=cell.cell_id):
+        if "plan.json" in lake.log_names(record["run_id"]):
+            return from_document(json.loads(lake.read_log(record["run_id"], "plan.json"))["workload"])
+    raise UsageError(
+        f"Workload {cell.workload} is a custom one and no earlier run of this cell tells what it is.",
+        hint="Give workload_json in the launchpad, or use `accelbench run` with its load flags.",
+    )
+
+
 def build_request(
     cell: BenchmarkCell, config: BenchmarkConfig, settings: Settings, lake: Lake, *, dagster_run_id: str
 ) -> RunRequest:
     """The request for one attempt. Raises ``UsageError`` when an endpoint cell comes without a URL."""
-    workload = (
-        from_document(json.loads(config.workload_json)) if config.workload_json else load(cell.workload)
-    )
+    workload = _workload(lake, cell, config.workload_json)
     endpoint_url = config.endpoint_url or (_last_endpoint(lake, cell) if cell.family == "endpoint" else None)
     if cell.family == "endpoint" and not endpoint_url:
         raise UsageError(
