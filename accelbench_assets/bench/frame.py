@@ -21,6 +21,11 @@ Array = NDArray[Any]
 LOAD_PHASES = ("warmup", "measure", "tail")
 
 
+def load_label(load_kind: str, load_value: float) -> str:
+    """A step's load in words: ``C=4`` for four in flight, ``5 req/s`` for five arrivals a second."""
+    return f"C={load_value:g}" if load_kind == "closed" else f"{load_value:g} req/s"
+
+
 @dataclass(frozen=True, slots=True)
 class StepWindow:
     """One step of a ladder and its steady window W ``[start_ns, end_ns)``, UTC nanoseconds, chosen before the
@@ -41,6 +46,11 @@ class StepWindow:
     def seconds(self) -> float:
         """Length of W."""
         return (self.end_ns - self.start_ns) / 1e9
+
+    @property
+    def label(self) -> str:
+        """The step as people name it: ``C=4`` (closed loop) or ``5 req/s`` (open loop)."""
+        return load_label(self.load_kind, self.load_value)
 
 
 def step_windows(shards: Sequence[Mapping[str, Any]]) -> tuple[StepWindow, ...]:

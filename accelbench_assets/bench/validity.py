@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from accelbench_assets.bench.frame import Frame
+from accelbench_assets.bench.frame import Frame, load_label
 from accelbench_assets.bench.metrics import ERROR_SHARE_OVERLOADED, Row
 from accelbench_assets.bench.quantiles import Ecdf, describe
+from loadgen.workloads import names
 
 ORDER = ("pass", "warn", "void")
 WINDOW_S = {"demo": 0.0, "smoke": 120.0, "standard": 300.0, "publication": 600.0}  # M11
@@ -57,7 +58,7 @@ def first_void(rules: Mapping[str, Mapping[str, Any]]) -> str | None:
 def required_window_s(evidence_level: str, workload_id: str, window_s: float) -> float:
     """The shortest W a level allows (M11); a packaged profile's own, shorter W is enough for ``standard``."""
     limit = WINDOW_S[evidence_level]
-    if evidence_level == "standard" and not workload_id.startswith("custom."):
+    if evidence_level == "standard" and workload_id in names():
         return min(limit, window_s)
     return limit
 
@@ -129,11 +130,10 @@ def _errors(steps: Sequence[Row]) -> Verdict:
         return verdict("void", 1.0, ERROR_SHARE_NOT_ELIGIBLE, "No request of any window succeeded.")
     worst = max(steps, key=lambda step: step["error_rate"] or 0.0)
     share = worst["error_rate"] or 0.0
-    where = f"{share:.1%} of the requests of step {worst['step_index']} failed"
+    label = load_label(worst["load_kind"], worst["load_value"])
+    where = f"{share:.1%} of the requests of step {label} failed"
     if worst["ok"] == 0:
-        return verdict(
-            "void", share, ERROR_SHARE_NOT_ELIGIBLE, f"No request of step {worst['step_index']} succeeded."
-        )
+        return verdict("void", share, ERROR_SHARE_NOT_ELIGIBLE, f"No request of step {label} succeeded.")
     if share > ERROR_SHARE_OVERLOADED:
         return verdict("warn", share, ERROR_SHARE_OVERLOADED, f"{where}: the server was overloaded.")
     if share > ERROR_SHARE_NOT_ELIGIBLE:
@@ -151,9 +151,9 @@ def _dispatch_rule(demo: bool) -> Callable[[Frame], Verdict]:
         ttft = ttft[~np.isnan(ttft)]
         limit = max(1.0, 0.01 * Ecdf(ttft).quantile(0.5)) if ttft.size else 1.0
         if not lag.size:
-            return verdict("void", None, limit, f"No request of step {frame.window.step_index} was sent.")
+            return verdict("void", None, limit, f"No request of step {frame.window.label} was sent.")
         p99 = Ecdf(lag).quantile(0.99)
-        text = f"Requests of step {frame.window.step_index} were sent {p99:.2f} ms late at p99."
+        text = f"Requests of step {frame.window.label} were sent {p99:.2f} ms late at p99."
         if p99 <= limit:
             return verdict("pass", p99, limit, text)
         lenient = demo and p99 <= DEMO_DISPATCH_FACTOR * limit
@@ -169,7 +169,7 @@ def _achieved(frame: Frame) -> Verdict:
     share = sent / offered if offered else 0.0
     limited = share < ACHIEVED_SHARE and offered - sent > 1
     # The worst step has the smallest share, and _worst looks for the largest number.
-    text = f"Step {frame.window.step_index} sent {share:.1%} of its scheduled requests inside the window."
+    text = f"Step {frame.window.label} sent {share:.1%} of its scheduled requests inside the window."
     return verdict("void" if limited else "pass", 1.0 - min(share, 1.0), 1.0 - ACHIEVED_SHARE, text)
 
 
@@ -207,7 +207,7 @@ def _length_fidelity(frame: Frame) -> Verdict:
         "error_class", "wrong_length"
     )  # the generator fails an answer of another length
     known = frame.arrived & answered & (asked > 0) & ~np.isnan(got)
-    index = frame.window.step_index
+    index = frame.window.label
     if not known.any():
         return verdict("warn", None, LENGTH_SHARE, f"Output lengths of step {index} are unknown.")
     share = float((np.abs(got[known] / asked[known] - 1.0) > LENGTH_TOLERANCE).mean())
@@ -232,7 +232,7 @@ def _buffering(frame: Frame) -> Verdict:
     shared = frame.numbers("shared_chunks")[frame.arrived]
     chunks = int(frame.chunk_counts[frame.arrived].sum())
     share = float(np.nansum(shared)) / chunks if chunks else 0.0
-    text = f"{share:.1%} of the token chunks of step {frame.window.step_index} shared a read with another"
+    text = f"{share:.1%} of the token chunks of step {frame.window.label} shared a read with another"
     if share > SHARED_CHUNK_SHARE:
         return verdict(
             "warn",
@@ -244,7 +244,7 @@ def _buffering(frame: Frame) -> Verdict:
 
 
 def _evidence(frame: Frame, level: str, required_s: float) -> Verdict:
-    index, seconds = frame.window.step_index, frame.window.seconds
+    index, seconds = frame.window.label, frame.window.seconds
     if seconds < required_s * 0.999:
         text = (
             f"The window of step {index} is {seconds:.0f} s; evidence level {level} needs {required_s:.0f} s."
@@ -266,7 +266,7 @@ def _independence(frame: Frame) -> Verdict:
     found = describe(values[~np.isnan(values)], intervals=False)
     if found is None:
         return verdict("pass", None, MIN_SAMPLES_FOR_MEDIAN, "There is no completed request to judge.")
-    text = f"The {found.n} completed requests of step {frame.window.step_index} count as {found.n_eff:.0f} independent"
+    text = f"The {found.n} completed requests of step {frame.window.label} count as {found.n_eff:.0f} independent"
     if found.n >= MIN_SAMPLES_FOR_MEDIAN > found.n_eff:
         why = "the speed of the server or its machine drifted, and quantiles describe this window only"
         return verdict("warn", found.n_eff, MIN_SAMPLES_FOR_MEDIAN, f"{text} ones: {why}.")

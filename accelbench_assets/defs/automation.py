@@ -14,7 +14,10 @@ money.
 import dagster as dg
 
 PER_RUN = dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_blocking_checks_passed()
-DOWNSTREAM = dg.AutomationCondition.eager().without(~dg.AutomationCondition.any_deps_missing())
+DOWNSTREAM = (
+    dg.AutomationCondition.eager().without(~dg.AutomationCondition.any_deps_missing())
+    & dg.AutomationCondition.all_deps_blocking_checks_passed()
+)
 FACT = dg.AutomationCondition.on_missing() | dg.AutomationCondition.code_version_changed()
 
 automation_sensor = dg.AutomationConditionSensorDefinition(

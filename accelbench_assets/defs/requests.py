@@ -5,6 +5,7 @@ Does not belong here: anything that changes the meaning of a result: that is the
 """
 
 import json
+import secrets
 import uuid
 
 import dagster as dg
@@ -14,6 +15,7 @@ from accelbench_assets.bench.record import new_run_id
 from accelbench_assets.bench.run import RunRequest
 from accelbench_assets.errors import UsageError
 from accelbench_assets.lake.lake import Lake
+from accelbench_assets.scrub import looks_secret
 from accelbench_assets.settings import Settings
 from loadgen.workloads import Workload, from_document, load, names
 from partitions.catalog import load_models
@@ -26,7 +28,9 @@ class BenchmarkConfig(dg.Config):
     """Bounds and circumstances of one run. Nothing here changes what the result means."""
 
     run_id: str = Field(default="", description="UUIDv7 given by the caller; empty: a new one.")
-    seed: int = Field(default=1, ge=0, description="Root seed of lengths, content and arrivals.")
+    seed: int | None = Field(
+        default=None, ge=0, description="Root seed of lengths, content and arrivals; empty: a fresh one."
+    )
     deadline_s: float = Field(
         default=0.0,
         ge=0.0,
@@ -100,6 +104,11 @@ def build_request(
             f"Cell {cell.key_text} is a server somebody else runs and no run of it tells where it is.",
             hint="Give endpoint_url in the launchpad, or use `accelbench run --endpoint URL`.",
         )
+    if bad := [name for name in config.headers if looks_secret(name)]:
+        raise UsageError(
+            f"headers: {bad[0]} looks like a secret, which would be stored with the run.",
+            hint="Name the environment variable that holds it in api_key_env.",
+        )
     models = load_models()
     model_id = config.model_id or (models[cell.model].model_id if cell.model in models else cell.model)
     allowance = PROVISIONING_ALLOWANCE_S.get(cell.family, 900.0)
@@ -109,7 +118,8 @@ def build_request(
         model_id=model_id,
         evidence_level=workload.evidence_level,
         run_id=config.run_id or new_run_id(),
-        seed=config.seed,
+        # The same prompts again would measure the prefix cache of a server that is still warm.
+        seed=secrets.randbits(32) if config.seed is None else config.seed,
         deadline_s=config.deadline_s or min(7200.0, allowance + 1.5 * planned_seconds(workload)),
         triggered_by="user",
         dagster_run_id=_uuid_or_none(dagster_run_id),
@@ -119,7 +129,8 @@ def build_request(
         served_model_name=config.served_model_name or None,
         port=config.port or None,
         suite_id=config.suite_id or None,
-        usd_per_hour=config.usd_per_hour or settings.usd_per_hour,
+        # The setting is this machine's price, nobody else's.
+        usd_per_hour=config.usd_per_hour or (settings.usd_per_hour if cell.family == "local" else None),
         reproduce_command=config.reproduce_command or f"accelbench run --cell '{cell.key_text}'",
         launcher_name="endpoint" if cell.family == "endpoint" else settings.launcher,
         home=settings.home,

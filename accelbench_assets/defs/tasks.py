@@ -108,13 +108,17 @@ class Session:
             added[family] = len(new)
         return added
 
-    def refresh(self, declared: Mapping[str, float]) -> None:
-        """Bring facts, prices, marts, the published catalog and the site up to date."""
+    def prices(self, declared: Mapping[str, float]) -> None:
+        """Today's price snapshot with the *declared* USD per hour by instance."""
         self.materialize(
             "pricing_snapshots",
             partition=pricing.today(),
             config={"pricing_snapshots": {"declared_usd_per_hour": dict(declared)}},
         )
+
+    def refresh(self, declared: Mapping[str, float]) -> None:
+        """Bring facts, prices, marts, the published catalog and the site up to date."""
+        self.prices(declared)
         names = [asset.key.path[-1] for asset in [*catalog.ASSETS, *publish.ASSETS]]
         self.materialize(*names, *publish.MARTS)
 
@@ -151,9 +155,12 @@ def run(request: Mapping[str, Any]) -> Mapping[str, Any]:
         partition=cell.key_text,
         config={f"raw_samples_{suffix}": config},
     )
+    usd = request.get("usd_per_hour")
+    declared = {cell.instance: usd} if usd else {}
     if request.get("publish", True):
-        usd = request.get("usd_per_hour")
-        session.refresh({cell.instance: usd} if usd else {})
+        session.refresh(declared)
+    elif declared:  # a price that was declared is kept, whatever else waits for the next publication
+        session.prices(declared)
     record = session.lake.run_record(request["run_id"])
     if record is None:
         raise AccelBenchError(f"Run {request['run_id']} left no record in {session.lake.url}.")

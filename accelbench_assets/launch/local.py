@@ -29,6 +29,7 @@ from accelbench_assets.launch.base import (
 from accelbench_assets.launch.facts import base_facts, clean_args, iso, telling_env, without_secrets
 from accelbench_assets.launch.generator import run_generator
 from accelbench_assets.launch.host import host_fingerprint, host_label, local_instance
+from accelbench_assets.launch.locks import machine_to_itself
 from accelbench_assets.launch.logs import scrub_file
 from accelbench_assets.launch.ports import HOST, choose_ports
 from accelbench_assets.launch.probe import Server
@@ -55,7 +56,7 @@ class LocalLauncher:
     def serve(self, spec: ServerSpec, deadline: Deadline, on_event: EventSink) -> Iterator[Endpoint]:
         """See ``Launcher.serve``. Codes: ``wrong_machine``, ``unknown_engine``, ``missing_part``,
         ``model_not_found``, ``wrong_version``, ``wrong_weights``, ``unsupported``, ``port_busy``,
-        ``crashed``, ``not_ready``.
+        ``crashed``, ``not_ready``, ``busy``.
         """
         home = self._home or load_settings().home
         if spec.cell.instance != local_instance():
@@ -69,6 +70,7 @@ class LocalLauncher:
         endpoint: Endpoint | None = None
         try:
             with ExitStack() as running:
+                running.enter_context(machine_to_itself(home, spec.run_id))
                 endpoint = self._start(engine, install, spec, home, deadline, on_event, running)
                 yield endpoint
         finally:

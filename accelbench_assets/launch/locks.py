@@ -1,6 +1,7 @@
 """Whether an attempt's orchestrator still lives: a lock the kernel drops with its process.
 
-Belongs here: the lock file of a run, its description for ``attempt.json``, and the question the reaper asks.
+Belongs here: the lock file of a run, its description for ``attempt.json``, the question the reaper asks, and the lock
+of the machine.
 Does not belong here: what becomes of a dead attempt (``lake``), killing (``supervise``).
 
 A process id alone may have been given to another process; an ``flock`` cannot outlive its holder. The file is
@@ -12,7 +13,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -67,6 +70,41 @@ class RunLock:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+@contextmanager
+def machine_to_itself(home: Path, run_id: str, wait_s: float = 15.0) -> Iterator[None]:
+    """Hold ``HOME/locks/local-engine.lock``: two engines measured at once on one machine falsify each other.
+
+    Waits *wait_s* for an earlier run to end its teardown; then ``LaunchError`` (``busy``) names the run that holds it.
+    """
+    path = home / "locks" / "local-engine.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise LaunchError(
+            describe_os_error(error, "making the machine's lock", str(path)), code="no_permission"
+        ) from None
+    with handle:
+        end = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    handle.seek(0)
+                    raise LaunchError(
+                        f"Another benchmark of this machine is running ({handle.read().strip() or 'unnamed'}).",
+                        code="busy",
+                        hint="Two at once would falsify each other: wait for it, or interrupt it.",
+                    ) from None
+                time.sleep(0.1)
+        handle.truncate(0)
+        handle.write(f"run {run_id}")
+        handle.flush()
+        yield
 
 
 def is_alive(attempt: Mapping[str, Any]) -> bool:

@@ -43,7 +43,8 @@ APPENDED = {
 }
 """Append-only tables by key."""
 REPLACED = ("instance_types", "models", "benchmark_results", "cost_per_token")
-"""Facts and marts, replaced whole."""
+"""Facts, replaced whole, and marts, replaced for the runs of this lake."""
+BY_RUN = ("benchmark_results", "cost_per_token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,8 @@ def publish(lake: Lake, dsn: str) -> PublishReport:
 def _send(connection: Any, lake: Lake) -> PublishReport:
     rows = _rows(lake)
     there = {row[0] for row in connection.execute("select run_id from runs")}
-    new_runs = sorted(set(rows["runs"].column("run_id").to_pylist()) - there)
+    mine = sorted(set(rows["runs"].column("run_id").to_pylist()))
+    new_runs = sorted(set(mine) - there)
     sent: dict[str, pa.Table] = {}
     for table in RUN_TABLES:
         sent[table] = _where(rows[table], "run_id", new_runs)
@@ -100,16 +102,18 @@ def _send(connection: Any, lake: Lake) -> PublishReport:
         known = set(_keys(read_back(connection, table, rows[table].schema, columns=key), key))
         sent[table] = _choose(rows[table], [k not in known for k in _keys(rows[table], key)])
     for table in REPLACED:
-        connection.execute(f"delete from {table}")  # noqa: S608 - a name of ours
-        whole = rows[table]
-        sent[table] = (
-            _where(whole, "run_id", [*there, *new_runs]) if "run_id" in whole.column_names else whole
-        )
+        sent[table] = rows[table]
+        if table in BY_RUN:  # several lakes may share a catalog: each replaces the figures of its own runs
+            connection.execute(f"delete from {table} where run_id = any(%s)", (mine,))  # noqa: S608 - a name of ours
+            sent[table] = _where(rows[table], "run_id", mine)
+        else:
+            connection.execute(f"delete from {table}")  # noqa: S608 - a name of ours
     for table, fresh in sent.items():
         copy_rows(connection, table, fresh)
     totals = {}
     for table, fresh in sent.items():
-        totals[table] = _verify(connection, table, fresh, new_runs)
+        only = new_runs if table in RUN_TABLES else mine if table in BY_RUN else None
+        totals[table] = _verify(connection, table, fresh, only)
     return PublishReport(totals, {table: fresh.num_rows for table, fresh in sent.items()})
 
 
@@ -151,14 +155,11 @@ def _keys(rows: pa.Table, key: tuple[str, ...]) -> list[tuple[Any, ...]]:
     return list(zip(*(rows.column(name).to_pylist() for name in key), strict=True))
 
 
-def _verify(connection: Any, table: str, sent: pa.Table, new_runs: list[str]) -> int:
+def _verify(connection: Any, table: str, sent: pa.Table, run_ids: list[str] | None) -> int:
     """Read *table* back inside the transaction; rows it holds. ``PublishError`` if what was sent is not
     there.
     """
-    if table in RUN_TABLES:
-        stored = read_back(connection, table, sent.schema, run_ids=new_runs)
-    else:
-        stored = read_back(connection, table, sent.schema)
+    stored = read_back(connection, table, sent.schema, run_ids=run_ids)
     if table in APPENDED:
         keys = set(_keys(sent, APPENDED[table]))
         stored = _choose(stored, [k in keys for k in _keys(stored, APPENDED[table])])

@@ -91,7 +91,25 @@ def load(id_or_path: str | Path) -> Workload:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise PlanError(f"workload {name}: {' '.join(str(error).split())}") from None
-    return from_document(document)
+    workload = from_document(document)
+    if path.parent != _FOLDER:
+        _refuse_borrowed_names(workload)
+    return workload
+
+
+def _refuse_borrowed_names(workload: Workload) -> None:
+    """A file of the user's may not pass for a packaged profile, nor claim more than a smoke test.
+
+    Cells know a workload by its id alone, so a changed copy under the same id would take the original's place.
+    """
+    if workload.id in names() and load(workload.id).hash != workload.hash:
+        raise PlanError(
+            f"workload {workload.id}: this id is a packaged profile's; give the changed copy its own"
+        )
+    if workload.id not in names() and workload.evidence_level not in ("demo", "smoke"):
+        raise PlanError(
+            f"workload {workload.id}: evidence_level {workload.evidence_level} is for packaged profiles; use smoke"
+        )
 
 
 def canonical(document: Mapping[str, Any]) -> str:

@@ -58,6 +58,8 @@ select
     when instance_hourly_usd is null
       then coalesce(price_missing_reason, cost_missing_reason, concat('no price is known for ', instance_type))
     when output_tokens_per_s is null or output_tokens_per_s = 0.0 then 'no output tokens were measured'
+    when requests_per_s is null or requests_per_s = 0.0 then 'no request was completed in the window'
+    when input_tokens_per_s is null or input_tokens_per_s = 0.0 then 'no input tokens were measured'
   end as missing_reason
 from hourly
 order by run_id, step_index, provider nulls first, region nulls first, tier nulls first, payment_option nulls first,

@@ -1,7 +1,8 @@
 -- Who serves a model's workload at the lowest cost: the cheapest eligible step of each cell, ranked.
 -- Eligible: measured here, evidence level standard or publication, verdict not void, the cell's current run, a price,
--- and, where the workload has a latency target, a step that passed it (basis at_slo; otherwise floor).
--- Rank 1 is the cheapest within model, workload, region, tier and payment option; equal cost shares a rank.
+-- at most 1 % of the requests failed, and, where the workload has a latency target, a step that passed it (basis at_slo;
+-- otherwise floor). Rank 1 is the cheapest within model, workload, region, tier and payment option; a publication goes
+-- before every standard result, and equal cost shares a rank.
 with eligible as (
   select
     c.*,
@@ -19,12 +20,13 @@ with eligible as (
     and c.verdict <> 'void'
     and c.is_current
     and c.missing_reason is null
+    and coalesce(b.error_rate, 1.0) <= 0.01
     and (b.slo_id is null or b.slo_decision = 'pass')
 )
 select
   rank() over (
     partition by model, workload_id, provider, region, tier, payment_option
-    order by usd_per_1m_output_full_hour nulls last
+    order by case when evidence_level = 'publication' then 0 else 1 end, usd_per_1m_output_full_hour nulls last
   ) as price_rank,
   model, model_id, workload_id, provider, region, zone, tier, payment_option, price_declared,
   cell_id, cell_key, run_id, step_index, instance_type, engine, engine_version, quantization,

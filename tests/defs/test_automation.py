@@ -27,11 +27,13 @@ def report(instance: dg.DagsterInstance, asset: str, partition: str | None = Non
     instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=partition))
 
 
-def check(instance: dg.DagsterInstance, asset: str, partition: str, passed: bool) -> None:
+def check(
+    instance: dg.DagsterInstance, asset: str, partition: str | None, passed: bool, name: str = "validity"
+) -> None:
     instance.report_runless_asset_event(
         dg.AssetCheckEvaluation(
             asset_key=dg.AssetKey(asset),
-            check_name="validity",
+            check_name=name,
             passed=passed,
             metadata={},
             blocking=True,
@@ -69,3 +71,23 @@ def test_percentiles_follow_their_own_partition(instance: dg.DagsterInstance) ->
     requested, _ = tick(instance, cursor)
     assert ("run_percentiles_local", "ran") in requested
     assert ("run_percentiles_local", "never-ran") not in requested
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_what_a_blocking_check_refused_is_not_published(instance: dg.DagsterInstance, passed: bool) -> None:
+    marts = {
+        "benchmark_results": "one_row_a_step",
+        "cost_per_token": "cost_or_reason",
+        "price_performance": "only_measured_ranks",
+    }
+    for asset in ("instance_types", "models", "coverage", "published_catalog", "report_site"):
+        report(instance, asset)
+    for mart, name in marts.items():
+        report(instance, mart)
+        check(instance, mart, None, passed=True, name=name)
+    _, cursor = tick(instance)
+    _, cursor = tick(instance, cursor)
+    report(instance, "price_performance")
+    check(instance, "price_performance", None, passed=passed, name="only_measured_ranks")
+    requested, _ = tick(instance, cursor)
+    assert (("report_site", None) in requested) is passed

@@ -10,7 +10,7 @@ import pytest
 
 from accelbench_assets.errors import LaunchError
 from accelbench_assets.launch.host import host_fingerprint
-from accelbench_assets.launch.locks import RunLock, is_alive
+from accelbench_assets.launch.locks import RunLock, is_alive, machine_to_itself
 
 
 def test_alive_while_held_and_dead_after(tmp_path: Path) -> None:
@@ -70,3 +70,15 @@ def test_a_home_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match=r"[Mm]aking the run's lock") as caught:
         RunLock(tmp_path, "run-5").acquire()
     assert caught.value.code == "no_permission"
+
+
+def test_one_engine_at_a_time_on_a_machine(tmp_path: Path) -> None:
+    with (
+        machine_to_itself(tmp_path, "first"),
+        pytest.raises(LaunchError, match="run first") as refused,
+        machine_to_itself(tmp_path, "second", wait_s=0.2),
+    ):
+        pass
+    assert refused.value.code == "busy"
+    with machine_to_itself(tmp_path, "third", wait_s=0.2):
+        pass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,10 +18,8 @@ from accelbench_assets.sqlkit.marts import build_mart, build_marts
 from tests.support.runs import (
     attempt,
     make_cell,
-    make_price,
     make_record,
     make_samples,
-    put_prices,
     put_run,
     put_shard,
     write_derived,
@@ -194,32 +191,3 @@ def test_no_file_is_left_in_the_working_directory(
     put_run(local_lake, make_record())
     query(local_lake, "select * from raw_samples order by ttft_ms")
     assert list(work.iterdir()) == []
-
-
-JOIN = """
-select r.model_id, s.step_index, p.p50, count(*) as requests, avg(s.ttft_ms) as mean,
-       quantile_cont(s.e2e_ms, 0.99) as p99
-from raw_samples as s
-join runs as r using (run_id)
-join run_percentiles as p on p.run_id = s.run_id and p.step_index = s.step_index and p.metric = 'ttft'
-where s.phase = 'measure' and s.status = 'ok'
-group by all order by all
-"""
-
-
-def test_a_million_samples_join_runs_and_percentiles_in_two_seconds(
-    local_lake: Lake, record_property: pytest.RecordProperty
-) -> None:
-    for number in range(40):
-        cell = make_cell(model=f"model-{number % 8}")
-        put_run(local_lake, make_record(cell), rows=12_500, steps=2)
-    put_prices(local_lake, [make_price("local-1a2b3c4d", "1")])
-    seconds = []
-    for _ in range(3):  # the best of three: the machine may be busy
-        began = time.perf_counter()
-        rows = query(local_lake, JOIN)
-        seconds.append(time.perf_counter() - began)
-    assert sum(rows.column("requests").to_pylist()) == 1_000_000
-    assert rows.num_rows == 16
-    record_property("seconds_with_connect", min(seconds))
-    assert min(seconds) < 2, seconds

@@ -215,6 +215,25 @@ def test_the_ranking_is_by_cost_within_model_workload_and_offer(local_lake: Lake
     assert ranking(local_lake) == [(1, "g5.xlarge"), (1, G6), (2, G6), (2, "g6e.xlarge")]
 
 
+def test_a_step_that_loses_requests_never_ranks_and_a_publication_goes_first(local_lake: Lake) -> None:
+    put_result(local_lake, make_record(make_cell(instance=G6), evidence_level="standard"))
+    lossy = make_record(make_cell(instance="g5.xlarge"), evidence_level="standard")
+    put_result(local_lake, lossy, output_tokens_per_s=1e6, error_rate=0.4)
+    proven = make_record(make_cell(instance="g6e.xlarge"), evidence_level="publication")
+    put_result(local_lake, proven, output_tokens_per_s=10.0)
+    put_prices(local_lake, [make_price(name, "1") for name in (G6, "g5.xlarge", "g6e.xlarge")])
+    assert ranking(local_lake) == [(1, "g6e.xlarge"), (2, G6)]
+
+
+@pytest.mark.parametrize("rate", ["requests_per_s", "input_tokens_per_s", "output_tokens_per_s"])
+def test_every_absent_cost_says_why(local_lake: Lake, rate: str) -> None:
+    put_result(local_lake, make_record(make_cell(instance=G6)), **{rate: 0.0})
+    put_prices(local_lake, [make_price(G6, "1")])
+    rows = query(local_lake, "select usd_per_request, missing_reason from cost_per_token").to_pylist()
+    assert rows[0]["missing_reason"]
+    assert ranking(local_lake) == []
+
+
 def test_a_cell_stands_by_its_cheapest_step_that_meets_the_target(local_lake: Lake) -> None:
     record = make_record(make_cell(instance=G6))
     put_run(local_lake, record, steps=2)

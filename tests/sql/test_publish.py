@@ -363,3 +363,16 @@ def test_cells_of_other_instances_are_published_with_their_family(local_lake: La
         assert connection.execute("select distinct family from accelbench.benchmark_results").fetchall() == [
             ("g6e",)
         ]
+
+
+def test_two_lakes_share_a_catalog_without_losing_each_others_results(
+    tmp_path: Path, local_lake: Lake, dsn: str
+) -> None:
+    other = Lake.open((tmp_path / "other").as_uri())
+    ours, theirs = put_run(local_lake, make_record()), put_run(other, make_record(make_cell(model="other")))
+    for lake in (local_lake, other, other):
+        build_marts(lake)
+        publish.publish(lake, dsn)
+    with psycopg.connect(dsn) as connection:
+        held = connection.execute("select distinct run_id from accelbench.benchmark_results").fetchall()
+    assert {ours["run_id"], theirs["run_id"]} <= {row[0] for row in held}

@@ -161,9 +161,10 @@ def test_evidence_must_match_its_level() -> None:
     assert rules(good_rows(19))["evidence"]["verdict"] == "warn"
     assert required_window_s("demo", "demo.chat@1", 5) == 0
     assert required_window_s("smoke", "custom.00000000@1", 5) == 120
-    assert required_window_s("standard", "oha.c6@1", 120) == 120
+    assert required_window_s("standard", "prefill.8k@1", 120) == 120
+    assert required_window_s("standard", "mine@1", 120) == 300
     assert required_window_s("standard", "custom.00000000@1", 120) == 300
-    assert required_window_s("publication", "oha.c6@1", 120) == 600
+    assert required_window_s("publication", "prefill.8k@1", 120) == 600
 
 
 def test_clock_drift_and_replica_skew_warn() -> None:
