@@ -85,9 +85,11 @@ def test_truth_is_measured_as_it_is(tmp_path: Path, truth: str) -> None:
         assert step["concurrency_mean"] == pytest.approx(concurrency, rel=0.15)
         assert step["output_tokens_per_s"] == pytest.approx(concurrency * TOKENS * 1000 / e2e, rel=0.25)
         assert step["output_tokens_mean"] == TOKENS
-        # Little's law: requests in flight = completions a second x their mean stay
+        # Little's law: requests in flight = completions a second x their mean stay; each stream may have one
+        # completion more or less at the edges of so short a window.
         stay = percentiles[index, "e2e_from_send"]["mean"] / 1000
-        assert step["concurrency_mean"] == pytest.approx(step["requests_per_s"] * stay, rel=0.1)
+        edge = concurrency / (step["requests_per_s"] * step["window_s"])
+        assert step["concurrency_mean"] == pytest.approx(step["requests_per_s"] * stay, rel=0.02 + edge)
         # The least is free of the noise of a busy machine, and is there whatever the gates say.
         assert percentiles[index, "ttft"]["min"] == pytest.approx(TTFT_MS, abs=4)
         assert percentiles[index, "tpot"]["min"] == pytest.approx(GAP_MS, abs=1.5)
