@@ -12,10 +12,14 @@ from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit, urlunsplit
 
 MASK = "****"
+MIN_SECRET_LENGTH = 8
+"""Shorter values are words ("ollama", "test"): masking each of their occurrences would garble what is kept."""
 
 # "tokens" and "tokenizer" are this field's ordinary words (max-num-batched-tokens), "token" is a credential.
 _SECRET_NAME = re.compile(
-    r"(token(?!s|iz)|secret|passw|api[_-]?key|access[_-]?key|credential|authorization|cookie|pgpass)", re.I
+    r"(token(?!s|iz)|secret|passw|credential|authorization|cookie|pgpass|api_?key|access_?key"
+    r"|(?<![a-z])(key|auth|sig|signature)(?![a-z]))",
+    re.I,
 )
 # Hugging Face and OpenAI-style tokens, AWS key ids, bearer headers, user:password@ in URLs, key=value pairs.
 _SECRET_TEXT = (
@@ -36,16 +40,19 @@ def looks_secret(name: str) -> bool:
 
 
 def known_secrets(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """Values (of at least 6 characters) of all environment variables with secret-looking names, longest first."""
+    """Values of ``MIN_SECRET_LENGTH`` or more characters of all variables with secret-looking names, longest first."""
     source = os.environ if environ is None else environ
-    found = {v for k, v in source.items() if looks_secret(k) and len(v) >= 6}
+    found = {v for k, v in source.items() if looks_secret(k) and len(v) >= MIN_SECRET_LENGTH}
     return tuple(sorted(found, key=len, reverse=True))
 
 
 def scrub(text: str, secrets: Iterable[str] = ()) -> str:
-    """*text* without the given secrets, those of the environment, and anything that looks like one."""
+    """*text* without the given secrets, those of the environment, and anything that looks like one.
+
+    A known secret shorter than ``MIN_SECRET_LENGTH`` is not looked for.
+    """
     for value in (*secrets, *known_secrets()):
-        if value:
+        if len(value) >= MIN_SECRET_LENGTH:
             text = text.replace(value, MASK)
     for pattern, replacement in _SECRET_TEXT:
         text = pattern.sub(replacement, text)

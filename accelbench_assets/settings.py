@@ -7,11 +7,15 @@ environment variables and profiles are read by the AWS libraries themselves).
 
 from __future__ import annotations
 
+import re
+import tomllib
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -22,12 +26,39 @@ from pydantic_settings import (
 from accelbench_assets.errors import UsageError
 from accelbench_assets.scrub import url_without_credentials
 
+_DATABASE_URL_RULE = (
+    "it must be of the form postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with special characters of the"
+    " password percent-encoded (@ as %40, # as %23, / as %2F)"
+)
+
+
+def _is_database_url(text: str) -> bool:
+    """Whether *text* is a PostgreSQL URL in which it is certain where the password ends."""
+    scheme, mark, rest = text.partition("://")
+    authority = re.split(r"[/?]", rest, maxsplit=1)[0]
+    if (
+        not mark
+        or scheme not in ("postgresql", "postgres")
+        or "#" in authority
+        or "@" in rest[len(authority) :]
+    ):
+        return False
+    try:
+        _ = urlsplit(text).port
+    except ValueError:
+        return False
+    return authority.count("@") <= 1
+
 
 class Settings(BaseSettings):
     """All settings. Paths are absolute after validation; ``None`` means the stated default rule applies."""
 
     model_config = SettingsConfigDict(
-        env_prefix="ACCELBENCH_", toml_file="accelbench.toml", extra="forbid", frozen=True
+        env_prefix="ACCELBENCH_",
+        toml_file="accelbench.toml",
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     home: Path = Field(
@@ -55,6 +86,14 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()
+
+    @field_validator("database_url")
+    @classmethod
+    def _unmistakable(cls, value: SecretStr | None) -> SecretStr | None:
+        """A password with a special character as it is would be read as host, path or fragment, and be shown."""
+        if value is not None and not _is_database_url(value.get_secret_value()):
+            raise PydanticCustomError("database_url", _DATABASE_URL_RULE)
+        return value
 
     @classmethod
     def settings_customise_sources(
@@ -112,13 +151,18 @@ class Settings(BaseSettings):
 def load_settings(**flags: Any) -> Settings:
     """Settings with *flags* (``None`` values ignored) on top.
 
-    Raises ``UsageError`` naming the field for a value that does not validate.
+    Raises ``UsageError`` naming the field for a value that does not validate, the file for one that does not parse.
     """
     try:
         return Settings(**{k: v for k, v in flags.items() if v is not None})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"accelbench.toml cannot be read: {error}.") from None
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "settings"
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(sorted(Settings.model_fields))
+            raise UsageError(f"accelbench.toml: {field} is not a setting. There are: {known}.") from None
         raise UsageError(
             f"Setting {field}: {first['msg']}.",
             hint=f"Set it by flag, ACCELBENCH_{field.upper()} or accelbench.toml.",

@@ -23,6 +23,7 @@ from loadgen.http1 import Framer, FramingError
 from loadgen.sse import events
 
 _LENGTH_TOLERANCE = 0.01
+_COUNT_LIMIT = 2**31  # of the samples' int32 columns
 
 
 @dataclass(slots=True)
@@ -63,6 +64,17 @@ def status_class(http_status: int) -> str:
 
 def decode(exchange: Exchange) -> Answer:
     """Interpret everything that came back for *exchange*; never raises on what a server sends."""
+    try:
+        return _decode(exchange)
+    except Exception as error:  # one answer must not cost the step all others: its row says malformed
+        answer = Answer(http_status=exchange.http_status or None)
+        if exchange.failure is not None:
+            answer.fail(exchange.failure.status, exchange.failure.error_class, exchange.failure.text)
+        answer.fail("error", "malformed", f"malformed answer: {type(error).__name__}: {error}")
+        return answer
+
+
+def _decode(exchange: Exchange) -> Answer:
     answer = Answer()
     if exchange.failure is not None:
         answer.fail(exchange.failure.status, exchange.failure.error_class, exchange.failure.text)
@@ -151,7 +163,8 @@ def _chunk(answer: Answer, choice: dict[str, Any]) -> tuple[int, bool, bool]:
     for call in delta.get("tool_calls") or ():
         function = call.get("function") or {}
         calls += len(function.get("name") or "") + len(function.get("arguments") or "") or 1
-    answer.finish_reason = choice.get("finish_reason") or answer.finish_reason
+    reason = choice.get("finish_reason")
+    answer.finish_reason = reason if isinstance(reason, str) and reason else answer.finish_reason
     visible = len(content) + len(delta.get("refusal") or "") + calls
     return visible + thought, visible > 0, delta.get("content") == "" and "role" not in delta
 
@@ -161,14 +174,22 @@ def _usage(answer: Answer, event: dict[str, Any]) -> int | None:
     usage = event.get("usage")
     if not usage:
         return None
-    answer.input_tokens = usage.get("prompt_tokens", answer.input_tokens)
-    answer.output_tokens = usage.get("completion_tokens", answer.output_tokens)
+    answer.input_tokens = _whole(usage.get("prompt_tokens", answer.input_tokens))
+    answer.output_tokens = _whole(usage.get("completion_tokens", answer.output_tokens))
     details = usage.get("prompt_tokens_details") or {}
-    answer.cached_input_tokens = details.get("cached_tokens", answer.cached_input_tokens)
+    answer.cached_input_tokens = _whole(details.get("cached_tokens", answer.cached_input_tokens))
     details = usage.get("completion_tokens_details") or {}
-    answer.reasoning_tokens = details.get("reasoning_tokens", answer.reasoning_tokens)
-    total = usage.get("completion_tokens")
-    return int(total) if total is not None else None
+    answer.reasoning_tokens = _whole(details.get("reasoning_tokens", answer.reasoning_tokens))
+    return _whole(usage.get("completion_tokens"))
+
+
+def _whole(value: object) -> int | None:
+    """*value* if it can be a token count, ``None`` for anything else a server may write there."""
+    if type(value) is int:  # not bool
+        return value if 0 <= value < _COUNT_LIMIT else None
+    if isinstance(value, float) and value.is_integer() and 0 <= value < _COUNT_LIMIT:
+        return int(value)
+    return None
 
 
 def _count(answer: Answer, sizes: list[int], grown: list[int] | None) -> None:

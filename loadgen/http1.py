@@ -104,7 +104,7 @@ class Framer:
         if (
             len(parts) < 2
             or not parts[0].startswith("HTTP/1.")
-            or not (parts[1].isdigit() and len(parts[1]) == 3)
+            or not (parts[1].isascii() and parts[1].isdigit() and len(parts[1]) == 3)
         ):
             raise FramingError("the answer is not HTTP/1.1")
         self.status = int(parts[1])
@@ -123,7 +123,7 @@ class Framer:
         elif self.status in (204, 304):
             self.done = True
         elif length is not None:
-            if not length.isdigit():
+            if not (length.isascii() and length.isdigit()):
                 raise FramingError(f"content-length is {length[:20]!r}")
             self._mode, self._left = "length", int(length)
             self.done = self._left == 0

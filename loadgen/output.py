@@ -14,7 +14,7 @@ import contextlib
 import errno
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from loadgen.plan import PlanError
@@ -80,26 +80,40 @@ class _FolderSink:
 
 
 class _S3Sink:
+    """Proves in its constructor that it can write: wrong credentials must not show after an hour of load."""
+
     def __init__(self, uri: str, prefix: str) -> None:
         self._uri, self._prefix = uri, prefix
+        self._connected: Any = None
+        probe = f".probe-{os.getpid()}"
+        self.put(probe, b"probe")
+        with contextlib.suppress(OSError):  # who may write but not delete can still measure
+            self._system().delete_file(f"{prefix}/{probe}")
 
     def put(self, name: str, data: bytes) -> None:
+        import pyarrow as pa
+
+        try:
+            with self._system().open_output_stream(f"{self._prefix}/{name}") as stream:
+                stream.write(data)
+        except (OSError, pa.ArrowException) as error:
+            reason = " ".join(str(error).split())[:300].rstrip(".")
+            raise OutputError(f"Writing {self._uri}/…/{name} to S3 failed: {reason}.") from None
+
+    def _system(self) -> Any:
         from pyarrow import fs
 
+        if self._connected is not None:
+            return self._connected
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
-        try:
-            system = fs.S3FileSystem(
-                endpoint_override=endpoint.rstrip("/") if endpoint else None,
-                region=region or ("us-east-1" if endpoint else None),
-                connect_timeout=_S3_CONNECT_TIMEOUT_S,
-                request_timeout=_S3_REQUEST_TIMEOUT_S,
-            )
-            with system.open_output_stream(f"{self._prefix}/{name}") as stream:
-                stream.write(data)
-        except OSError as error:
-            reason = " ".join(str(error).split())[:300]
-            raise OutputError(f"Writing {self._uri}/…/{name} to S3 failed: {reason}") from None
+        self._connected = fs.S3FileSystem(
+            endpoint_override=endpoint.rstrip("/") if endpoint else None,
+            region=region or ("us-east-1" if endpoint else None),
+            connect_timeout=_S3_CONNECT_TIMEOUT_S,
+            request_timeout=_S3_REQUEST_TIMEOUT_S,
+        )
+        return self._connected
 
 
 def _sentence(error: OSError, doing: str) -> str:

@@ -79,6 +79,8 @@ class _Run:
             code = 0 if reason is None else self.control.exit_code
         except (RunError, OutputError) as error:
             reason, code = self.redact(str(error)), self.control.exit_code
+        except Exception as error:  # of ours, or of a server nobody foresaw: shard.json says so
+            reason, code = self._unforeseen(error), self.control.exit_code
         try:
             self.sink.put("shard.json", self._shard(reason).encode())
         except OutputError as error:
@@ -87,6 +89,11 @@ class _Run:
         rows = sum(part["rows"] for part in self.parts)
         self.progress.event("done", rows=rows, complete=code == 0, message=f"{rows} samples written")
         return code, reason
+
+    def _unforeseen(self, error: Exception) -> str:
+        """One sentence for an error nobody raised for people."""
+        what = " ".join(self.redact(f"{type(error).__name__}: {error}").split())[:300].rstrip(".")
+        return f"An error inside the load generator ended the run: {what}."
 
     def _measure(self) -> str | None:
         plan = self.plan

@@ -22,6 +22,9 @@ from accelbench_assets.scrub import scrub, url_without_credentials
 
 Record = dict[str, Any]
 
+_FREE = ("failure_text", "engine_args", "env", "reproduce_command")
+"""Free text and maps a user fills: the fields in which a secret can stand. All others are ids, names, enums,
+hashes, times and numbers: masking a word in one would make it another cell, engine or status."""
 _FROM_SHARDS = ("loadgen_version", "schedule_hash", "prompts_hash")
 _GIT_TIMEOUT_S = 5.0
 
@@ -56,8 +59,8 @@ def timestamp(at: datetime | None = None) -> str:
     return (at or utc_now()).astimezone(UTC).isoformat(timespec="microseconds")
 
 
-def json_safe(value: Any, secrets: Sequence[str] = ()) -> Any:
-    """*value* as JSON types: times, paths and other objects as scrubbed text, NaN and infinities as null."""
+def json_safe(value: Any) -> Any:
+    """*value* as JSON types: times, paths and other objects as text, NaN and infinities as null."""
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
@@ -65,12 +68,39 @@ def json_safe(value: Any, secrets: Sequence[str] = ()) -> Any:
     if isinstance(value, datetime):
         return timestamp(value)
     if isinstance(value, Mapping):
-        return {str(k): json_safe(v, secrets) for k, v in value.items()}
+        return {str(k): json_safe(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [json_safe(v, secrets) for v in value]
+        return [json_safe(v) for v in value]
     if hasattr(value, "item"):  # numpy scalars
-        return json_safe(value.item(), secrets)
-    return scrub(str(value), secrets)
+        return json_safe(value.item())
+    return str(value)
+
+
+def clean(record: Mapping[str, Any], secrets: Sequence[str] = ()) -> Record:
+    """*record* (or some of its fields) as JSON types and without secrets, where secrets can stand: in free text
+    and in maps a user fills, in the texts of ``validity``, and as credentials in ``source_url``.
+    """
+    found: Record = {name: json_safe(value) for name, value in record.items()}
+    for name in _FREE:
+        if name in found:
+            found[name] = _scrubbed(found[name], secrets)
+    if found.get("validity"):
+        found["validity"] = {
+            rule: {**verdict, "text": _scrubbed(verdict.get("text"), secrets)}
+            for rule, verdict in found["validity"].items()
+        }
+    if found.get("source_url"):
+        found["source_url"] = url_without_credentials(found["source_url"])
+    return found
+
+
+def _scrubbed(value: Any, secrets: Sequence[str]) -> Any:
+    """JSON value *value* with every text in it scrubbed; names of a map stay."""
+    if isinstance(value, str):
+        return scrub(value, secrets)
+    if isinstance(value, dict):
+        return {name: _scrubbed(one, secrets) for name, one in value.items()}
+    return [_scrubbed(one, secrets) for one in value] if isinstance(value, list) else value
 
 
 def new_attempt(request: RunRequest) -> Record:
@@ -119,7 +149,7 @@ def new_attempt(request: RunRequest) -> Record:
         "reproduce_command": request.reproduce_command,
         "source_url": url_without_credentials(request.endpoint_url) if request.endpoint_url else None,
     }
-    return json_safe(record)  # type: ignore[no-any-return]
+    return clean(record)
 
 
 def planned_ladder(request: RunRequest) -> list[dict[str, Any]]:
@@ -143,7 +173,7 @@ def planned_ladder(request: RunRequest) -> list[dict[str, Any]]:
 def add_facts(record: Record, facts: Mapping[str, Any]) -> None:
     """What the launcher found out about target, model and engine; names that are no field are left out."""
     names = set(run_fields())
-    record |= {name: json_safe(value) for name, value in facts.items() if name in names}
+    record |= clean({name: value for name, value in facts.items() if name in names})
 
 
 def add_shards(record: Record, shards: Sequence[Mapping[str, Any]]) -> None:

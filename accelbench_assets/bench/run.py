@@ -290,7 +290,7 @@ class _Attempt:
         seconds = time.monotonic() - self.started
         self.record["overhead_s"] = seconds - self.load_s
         records.add_cost(self.record, self.request.usd_per_hour, seconds)
-        self.record = records.json_safe(self.record, self.secrets)
+        self.record = records.clean(self.record, self.secrets)
 
     def _keep_logs(self) -> None:
         """Put every file of the run's folder into the lake, scrubbed; failing to is only a warning."""

@@ -33,7 +33,7 @@ app = typer.Typer(
 )
 
 COLUMNS = (
-    Column("cell_id", "cell id", keep=3),
+    Column("cell_id", "cell id"),
     Column("model", "model"),
     Column("instance", "instance"),
     Column("engine", "engine", keep=1),
@@ -44,6 +44,7 @@ COLUMNS = (
     Column("state", "state"),
 )
 ORIGINS = ("measured", "simulated", "external", "estimated")
+STATES = (*ORIGINS, "failed", "never_run")
 FIELDS = (
     *("cell_key", "cell_id", "family", "model", "revision", "instance", "engine", "engine_version", "label"),
     *("workload", "suite", "registered", "state", "last_run_id"),
@@ -60,7 +61,8 @@ def list_cells(
     ] = None,
     engine: Annotated[str | None, typer.Option("--engine", help="Only this engine.")] = None,
     state: Annotated[
-        str | None, typer.Option("--state", help="Only measured, simulated, failed or never_run.")
+        str | None,
+        typer.Option("--state", "--status", help="Only measured, simulated, failed or never_run."),
     ] = None,
     fmt: FormatOption = Format.table,
     as_json: JsonOption = False,
@@ -69,6 +71,8 @@ def list_cells(
 ) -> None:
     """List the cells of all suites and those registered in the lake, with what became of them."""
     format_ = chosen(fmt, as_json)
+    if state is not None and state not in STATES:
+        raise UsageError(f"--state: {state!r} is not one of {', '.join(STATES)}.")
     rows = [
         row
         for row in cell_rows()

@@ -200,7 +200,7 @@ def _lines(child: subprocess.Popen[str], interrupts: _Interrupts, view: Progress
     exited_at: float | None = None
     while True:
         if interrupts.count and not view.closing:
-            view.close_with("interrupted: stopping the engine and writing the record (again to kill)")
+            view.close_with(view.interrupted_text())
         if interrupts.waited_s() > NUDGE_S:
             _close_lifeline(child)  # it did not hear: the end of its lifeline is the second way to tell it
         if interrupts.waited_s() > CLEAN_UP_S:

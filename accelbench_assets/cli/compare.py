@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from accelbench_assets.cli.ladder import cost_rows, missing_cost, worst_verdict
 from accelbench_assets.cli.options import (
     DebugOption,
     Format,
@@ -38,6 +39,7 @@ QUANTILES = (
     ("e2e", "p99"),
 )
 RATES = (("output_tokens_per_s", "tok/s"), ("requests_per_s", "req/s"), ("error_rate", "share"))
+COST = "usd_per_1m_output_full_hour"
 LETTERS = "ABCD"
 
 
@@ -59,7 +61,9 @@ def compare(
     ] = None,
     engine: Annotated[str | None, typer.Option("--engine", help="With --instances: of this engine.")] = None,
     workload: Annotated[str | None, typer.Option("--workload", help="Only runs of this workload.")] = None,
-    origin: Annotated[str, typer.Option("--origin", help="measured, simulated, …, or any.")] = "measured",
+    origin: Annotated[
+        str | None, typer.Option("--origin", help="measured (default), simulated, …, or any.")
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Compare runs of different workloads all the same.")
     ] = False,
@@ -77,6 +81,15 @@ def compare(
     given = [name for name, v in (("--runs", runs), ("--instances", instances), ("--engines", engines)) if v]
     if len(given) != 1:
         raise UsageError("compare needs exactly one of --runs A,B, --instances A,B or --engines A,B.")
+    narrowing = (
+        ("--model", model),
+        ("--instance", instance),
+        ("--engine", engine),
+        ("--workload", workload),
+        ("--origin", origin),
+    )
+    if runs and (beside := next((name for name, value in narrowing if value is not None), None)):
+        raise UsageError(f"{beside} cannot be combined with --runs: the runs are named already.")
     wanted = split_list(given[0], runs or instances or engines)
     if not 2 <= len(wanted) <= 4:
         raise UsageError(f"{given[0]}: two to four are compared, {len(wanted)} were given.")
@@ -90,7 +103,7 @@ def compare(
             "engine": engine,
             "instance_type": instance,
             "workload_id": workload,
-            "origin": origin,
+            "origin": origin or "measured",
         }
         wanted = current_runs(column, wanted, filters)
     subjects = [read_results(lake, find_record(lake, run)) for run in wanted]
@@ -177,6 +190,7 @@ def check_comparable(subjects: Sequence[RunResults], force: bool) -> None:
 
 def comparison(subjects: Sequence[RunResults]) -> dict[str, Any]:
     """The JSON document; ``values``, ``gates`` and ``ratios`` are in the order of ``subjects``."""
+    costs = [cost_rows(subject) for subject in subjects]
     by_load = [{(s["load_kind"], s["load_value"]): s for s in subject.steps} for subject in subjects]
     loads = list(dict.fromkeys(load for steps in by_load for load in steps))
     table = []
@@ -189,10 +203,20 @@ def comparison(subjects: Sequence[RunResults]) -> dict[str, Any]:
             )
         for name, unit in RATES:
             table.append(_row(load, name, unit, [(s or {}).get(name) for s in steps], [None for _ in steps]))
+        priced = [c.get((s or {}).get("step_index", -1), {}) for c, s in zip(costs, steps, strict=True)]
+        values = [row.get(COST) for row in priced]
+        table.append(_row(load, COST, "usd", values, [None for _ in steps]))
     return {
         "note": NOTE,
         "workload_ids": list(dict.fromkeys(s.record["workload_id"] for s in subjects)),
-        "subjects": [_subject(letter, s.record) for letter, s in zip(LETTERS, subjects, strict=False)],
+        "subjects": [
+            {
+                **_subject(letter, s.record),
+                "verdict": worst_verdict(s.record),
+                "cost_missing_reason": None if priced else missing_cost(s),
+            }
+            for letter, s, priced in zip(LETTERS, subjects, costs, strict=False)
+        ],
         "rows": table,
     }
 
@@ -242,13 +266,15 @@ def _subject(letter: str, record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flat(document: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Rows and columns of the CSV form: value_a, gate_a, ratio_a, value_b, …"""
+    """Rows and columns of the CSV form: value_a, gate_a, ratio_a, value_b, …, run_id_a, run_id_b, …"""
     letters = [str(s["label"]).lower() for s in document["subjects"]]
     fields = ["load_kind", "load_value", "metric", "unit"]
     fields += [f"{what}_{letter}" for letter in letters for what in ("value", "gate", "ratio")]
+    ids = {f"run_id_{letter}": s["run_id"] for letter, s in zip(letters, document["subjects"], strict=True)}
+    fields += ids
     made = []
     for row in document["rows"]:
-        line = {name: row[name] for name in fields[:4]}
+        line = {**ids, **{name: row[name] for name in fields[:4]}}
         for i, letter in enumerate(letters):
             line[f"value_{letter}"], line[f"ratio_{letter}"] = row["values"][i], row["ratios"][i]
             line[f"gate_{letter}"] = (row["gates"][i] or {}).get("gate")
@@ -266,7 +292,8 @@ def show(document: Mapping[str, Any], subjects: Sequence[RunResults]) -> None:
             else subject["weight_dtype"]
         )
         engine, host = f"{subject['engine']} {subject['engine_version']}", subject["instance_type"]
-        trust = f"{subject['evidence_level']} · {subject['origin']} · run {subject['run_id'][:13]}"
+        trust = f"{subject['evidence_level']} · {subject['origin']} · {subject['verdict']}"
+        trust += f" · run {subject['run_id'][:13]}"
         model = f"{subject['model_id']} ({weights or '?'})"
         out.print(f"{subject['label']}  {engine} · {model} · {host} · {trust}", soft_wrap=True)
     out.print(
@@ -288,10 +315,18 @@ def show(document: Mapping[str, Any], subjects: Sequence[RunResults]) -> None:
     for letter in letters[1:]:
         columns += [Column(letter, letter, "ms"), Column(f"{letter}/A", f"{letter}/A", "rate")]
     write_table(columns, lines)
+    for subject in document["subjects"]:
+        if subject["cost_missing_reason"]:
+            out.print(f"cost of {subject['label']}: none ({subject['cost_missing_reason']})", soft_wrap=True)
 
 
 def _title(row: Mapping[str, Any]) -> str:
-    names = {"output_tokens_per_s": "output tok/s", "requests_per_s": "req/s", "error_rate": "error rate"}
+    names = {
+        "output_tokens_per_s": "output tok/s",
+        "requests_per_s": "req/s",
+        "error_rate": "error rate",
+        COST: "$/1M out",
+    }
     if row["metric"] in names:
         return names[row["metric"]]
     metric, _, quantile = str(row["metric"]).rpartition("_")

@@ -36,7 +36,7 @@ def config(
         else:
             source = "default"
         rows.append({"setting": name, "value": value, "source": source})
-    columns = [Column("setting", "setting"), Column("value", "value"), Column("source", "from", keep=1)]
+    columns = [Column("setting", "setting"), Column("value", "value", wrap=True), Column("source", "from")]
     emit(rows, columns, format_)
 
 

@@ -13,9 +13,7 @@ import typer
 from accelbench_assets.cli.options import DebugOption, Format, FormatOption, JsonOption, QuietOption, chosen
 from accelbench_assets.cli.run import checked_price, reproduce_command
 from accelbench_assets.cli.state import home
-from accelbench_assets.cli.target import Flags, resolve
-
-WORKLOAD = "demo.chat@1"
+from accelbench_assets.cli.target import DEFAULT_WORKLOAD, Flags, resolve
 
 
 def demo(
@@ -39,6 +37,7 @@ def demo(
     format_ = chosen(fmt, as_json)
     from accelbench_assets.cli.launching import launch
 
-    flags = Flags(engine=engine, workload=WORKLOAD, usd_per_hour=checked_price(usd_per_hour))
+    price = checked_price(usd_per_hour)
+    flags = Flags(engine=engine, workload=DEFAULT_WORKLOAD, launcher="local", usd_per_hour=price)
     target = resolve(flags, home(), prepare=True)
-    launch(target, command=reproduce_command(), publish=True, fmt=format_)
+    launch(target, command=reproduce_command(target), publish=True, fmt=format_)

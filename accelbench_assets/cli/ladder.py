@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from accelbench_assets.cli.output import GAP, console, new_table, number, share, styled
+from accelbench_assets.cli.output import GAP, console, new_table, number, plain, share, styled
 from accelbench_assets.cli.progress import load_label
 from accelbench_assets.cli.results import RunResults, quantile_cell
 
@@ -48,7 +48,7 @@ def figures(
     return cells
 
 
-def _cost_rows(results: RunResults) -> dict[int, Mapping[str, Any]]:
+def cost_rows(results: RunResults) -> dict[int, Mapping[str, Any]]:
     """One priced row a step: a declared price first, else on demand."""
     priced = [row for row in results.cost if row.get("usd_per_1m_output_full_hour") is not None]
     order = {"declared": 0, "on_demand": 1}
@@ -60,20 +60,33 @@ def _cost_rows(results: RunResults) -> dict[int, Mapping[str, Any]]:
 
 def cost_line(results: RunResults) -> str:
     """What the cost is based on, or why there is none."""
-    priced = _cost_rows(results)
+    priced = cost_rows(results)
     if priced:
         row = next(iter(priced.values()))
-        hourly = number(row.get("instance_hourly_usd"))
-        how = "declared by --usd-per-hour" if row.get("tier") == "declared" else f"{row.get('tier')}"
-        return f"cost: at {hourly} USD/h, {how}"
+        hourly, day = number(row.get("instance_hourly_usd")), str(plain(row.get("price_as_of")) or "")[:10]
+        # Not "declared for this run": the latest price holds for every run of the machine.
+        whose = "endpoint" if str(row.get("instance_type")).startswith("endpoint-") else "machine"
+        places = [str(row[name]) for name in ("tier", "region") if row.get(name)]
+        how = f"this {whose}'s declared price" if row.get("tier") == "declared" else " in ".join(places)
+        return f"cost: at {hourly} USD/h, {how}" + (f" as of {day}" if day else "")
+    return f"cost: none ({missing_cost(results)})"
+
+
+def has_price(results: RunResults) -> bool:
+    """Whether a price of the run's instance is known, whatever the run itself says of it."""
+    return any(row.get("instance_hourly_usd") is not None for row in results.cost)
+
+
+def missing_cost(results: RunResults) -> str:
+    """Why there is no cost figure, and what would give one."""
     reasons = sorted({str(row["missing_reason"]) for row in results.cost if row.get("missing_reason")})
     reason = (
         reasons[0]
         if reasons
         else results.record.get("cost_missing_reason") or "no price is known for this instance"
     )
-    hint = "" if "--usd-per-hour" in reason else "; --usd-per-hour declares one"
-    return f"cost: none ({reason}{hint})"
+    known = "--usd-per-hour" in reason or has_price(results)
+    return reason if known else f"{reason}; --usd-per-hour declares one"
 
 
 def title_lines(record: Mapping[str, Any], host: str | None) -> tuple[str, str]:
@@ -96,7 +109,7 @@ def ladder_tables(results: RunResults, width: int) -> tuple[list[Table], bool]:
 
     The second value says whether cells are in their compact form, which needs a legend.
     """
-    costs = _cost_rows(results)
+    costs = cost_rows(results)
 
     tier = str(next(iter(costs.values()))["tier"]) if costs else None
 
@@ -212,6 +225,13 @@ def validity_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
         details = outcome if isinstance(outcome, Mapping) else {"verdict": outcome}
         found.append({"rule": rule, **{k: details.get(k) for k in ("verdict", "value", "limit", "text")}})
     return found
+
+
+def worst_verdict(record: Mapping[str, Any]) -> str:
+    """The worst verdict of a run's validity rules: ``pass``, ``warn`` or ``void``; ``-`` without any."""
+    order = ("pass", "warn", "void")
+    found = [str(row["verdict"]) for row in validity_rows(record) if row["verdict"] in order]
+    return max(found, key=order.index, default="-")
 
 
 def verdict_line(record: Mapping[str, Any]) -> str:

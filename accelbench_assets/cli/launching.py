@@ -89,9 +89,22 @@ def launch(target: Target, *, command: str, publish: bool, fmt: Format) -> None:
         reap_dead(lake)
         record = lake.run_record(run_id)
     if end.interrupted:
-        STATE.warn(f"interrupted; run {run_id} is {record['status'] if record else 'not recorded'}.")
+        STATE.warn(interrupted_line(run_id, record, publish=publish))
         raise typer.Exit(130)
-    finish(lake, record or {"run_id": run_id, "status": "infra_lost"}, fmt, error=end.failure("The run"))
+    ended = record or {"run_id": run_id, "status": "infra_lost"}
+    finish(lake, ended, fmt, error=end.failure("The run"), publish=publish)
+
+
+def interrupted_line(run_id: str, record: Mapping[str, Any] | None, *, publish: bool) -> str:
+    """What an interrupt left: a cancelled run, or one that was committed and only misses its publication."""
+    if record is None or record["status"] != "succeeded":
+        return f"interrupted; run {run_id} is {record['status'] if record else 'not recorded'}."
+    kept = f"interrupted; run {run_id} is kept"
+    return (
+        f"{kept}; catalog and page are not up to date: the next published run includes it."
+        if publish
+        else f"{kept}."
+    )
 
 
 CANCELLED = {
@@ -118,7 +131,9 @@ def as_run_request(target: Target, request: Mapping[str, Any]) -> RunRequest:
     )
 
 
-def finish(lake: Lake, record: Mapping[str, Any], fmt: Format, *, error: Exception | None) -> None:
+def finish(
+    lake: Lake, record: Mapping[str, Any], fmt: Format, *, error: Exception | None, publish: bool
+) -> None:
     """Show a run that has ended; raises *error* (if any) after the record has been shown as JSON."""
     from accelbench_assets.cli.results import RunResults, read_results
 
@@ -126,9 +141,13 @@ def finish(lake: Lake, record: Mapping[str, Any], fmt: Format, *, error: Excepti
     results = read_results(lake, record) if readable else RunResults(record)
     if fmt is Format.table:
         if readable:
-            show_outcome(results)
+            show_outcome(results, published=publish and error is None)
     else:
         write_results(results, fmt)
+    if record.get("status") == "failed":
+        from accelbench_assets.cli.runs import logs_hint
+
+        STATE.note(f"{logs_hint(record['run_id'])}.")
     if error is not None:
         raise error
     if not readable:
@@ -163,7 +182,7 @@ def write_results(results: RunResults, fmt: Format) -> None:
         write_csv(rows, fields)
 
 
-def show_outcome(results: RunResults) -> None:
+def show_outcome(results: RunResults, *, published: bool) -> None:
     """The ladder, the run's validity, where things are and what to do next."""
     from accelbench_assets.cli.ladder import print_ladder, verdict_line
     from accelbench_assets.cli.output import console
@@ -174,14 +193,16 @@ def show_outcome(results: RunResults) -> None:
     print_ladder(results, host=host_label() if record.get("host_fingerprint") == host_fingerprint() else None)
     out.print(verdict_line(record))
     out.print()
-    for name, place in {"run": str(record["run_id"]), **where(results)}.items():
+    places = where(results)
+    if not published:
+        places = {"lake": places["lake"], "catalog": "not published: the next published run includes it"}
+    for name, place in {"run": str(record["run_id"]), **places}.items():
         out.print(f"{name + ':':10}{place}", soft_wrap=True)
     out.print()
-    out.print(
-        "next:",
-        f"accelbench show {str(record['run_id'])[:13]}  |  accelbench query  |  accelbench ui",
-        soft_wrap=True,
-    )
+    # The catalog is listed by measured runs unless asked otherwise.
+    query = "accelbench query" if record.get("origin") == "measured" else "accelbench query --origin any"
+    show = f"accelbench show {str(record['run_id'])[:13]}"
+    out.print("next:", f"{show}  |  {query}  |  accelbench ui", soft_wrap=True)
 
 
 @contextlib.contextmanager

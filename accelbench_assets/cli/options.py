@@ -56,10 +56,11 @@ def near(name: str, known: list[str] | tuple[str, ...]) -> str:
 
     if not known:
         return "There are none."
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    lower, spelt = name.lower(), {one.lower(): one for one in known}  # nobody mistypes only lower case
+    close = [spelt[c] for c in difflib.get_close_matches(lower, list(spelt), n=3, cutoff=0.5)]
     if not close and len(name) >= 3:  # the beginning of a long name
-        begin = {one[: len(name) + 1]: one for one in known}
-        close = [begin[b] for b in difflib.get_close_matches(name, list(begin), n=3, cutoff=0.75)]
+        begin = {one[: len(name) + 1]: spelt[one] for one in spelt}
+        close = [begin[b] for b in difflib.get_close_matches(lower, list(begin), n=3, cutoff=0.75)]
     if close:
         return f"Did you mean {' or '.join(close)}?"
     shown = sorted(known)

@@ -170,7 +170,7 @@ def fit(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -
 def write_table(
     columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], *, title: str | None = None
 ) -> list[str]:
-    """A table that fits the terminal; returns the names of the columns that had no room."""
+    """A table that fits the terminal; returns the headings of the columns that had no room."""
     from rich.text import Text
 
     out = console()
@@ -190,7 +190,7 @@ def write_table(
     if title:
         out.print(Text(title, style="bold"))
     out.print(table)
-    return [columns[i].name for i in range(len(columns)) if i not in kept]
+    return [columns[i].title for i in range(len(columns)) if i not in kept]
 
 
 def new_table() -> Table:

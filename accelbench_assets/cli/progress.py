@@ -38,6 +38,7 @@ class ProgressView:
         self._tokens = _Rate()
         self._step: object = None
         self._started = time.monotonic()
+        self._committing = self._committed = False
         self.closing = False
 
     def __enter__(self) -> ProgressView:
@@ -76,8 +77,20 @@ class ProgressView:
         self.notice(text)
         self.closing = True
 
+    def interrupted_text(self) -> str:
+        """What an interrupt does now, by the last phase that was seen."""
+        if self._committed:
+            return "interrupted: the run is kept; catalog and page are not up to date (again to kill)"
+        if self._committing:
+            return "interrupted: the run is being committed; what is complete is kept (again to kill)"
+        return "interrupted: stopping the engine and writing the record (again to kill)"
+
     def event(self, kind: str, message: str, data: Mapping[str, Any]) -> None:
         """One event of the child; unknown kinds are ignored (a newer child may say more)."""
+        if kind == "phase":
+            # The phase after "commit" is the first thing done with a run that stands.
+            self._committed = self._committed or self._committing
+            self._committing = data.get("phase") == "commit"
         if kind == "warning":
             self._above(f"warning: {message}")
         elif kind == "phase" and not self.closing:

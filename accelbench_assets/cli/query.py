@@ -32,9 +32,9 @@ EVIDENCE = ("demo", "smoke", "standard", "publication")
 COLUMNS = (
     Column("model", "model"),
     Column("instance_type", "instance", keep=2),
-    Column("engine", "engine"),
-    Column("engine_version", "version", keep=9),
-    Column("quantization", "quant", keep=11),
+    Column("engine", "engine", keep=11),
+    Column("engine_version", "version", keep=14),
+    Column("quantization", "quant", keep=13),
     Column("workload_id", "workload", keep=8),
     Column("load", "load"),
     Column("ttft_p50", "TTFT p50", "ms"),
@@ -47,8 +47,8 @@ COLUMNS = (
     Column("tier", "tier", keep=12),
     Column("verdict", "valid", keep=7),
     Column("evidence_level", "evidence", keep=1),
-    Column("origin", "origin", keep=1),
-    Column("run", "run", keep=13),
+    Column("origin", "origin"),
+    Column("run", "run"),
 )
 SQL = """
 with cost as (
@@ -130,7 +130,8 @@ def query(
     }
     from accelbench_assets.sqlkit.duck import connect
 
-    with connect(STATE.lake(), only=("benchmark_results", "cost_per_token")) as db:
+    with connect(STATE.lake(), only=("benchmark_results", "cost_per_token", "price_points")) as db:
+        check_price_filters(db, tier, region)
         names = [str(c[0]) for c in db.execute(f"{SQL} limit 0", parameters).description or []]
         found = rows(db, f"{SQL} {order_by(sort, descending, names)} limit {limit}", parameters)
         others = _others(db, origin) if not found and format_ is Format.table else 0
@@ -144,6 +145,16 @@ def query(
         STATE.note(
             "n>=X: too few requests for this quantile, so no figure is given; ~: rests on few or correlated requests."
         )
+
+
+def check_price_filters(db: Any, tier: str, region: str | None) -> None:
+    """Refuse a tier or region that no price has; the defaults are right before there is any price."""
+    points = db.execute("select distinct tier, region from price_points").fetchall()
+    tiers = sorted({"on_demand", *(str(t) for t, _ in points)})
+    regions = sorted({STATE.settings.region, *(str(r) for _, r in points if r is not None)})
+    for flag, value, known in (("--tier", tier, tiers), ("--region", region, regions)):
+        if value is not None and value not in known:
+            raise UsageError(f"{flag}: no price has {value!r}; there are: {', '.join(known)}.")
 
 
 def order_by(sort: str | None, descending: bool, names: list[str]) -> str:

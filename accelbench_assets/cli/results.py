@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from accelbench_assets.cli.state import STATE
-from accelbench_assets.errors import UsageError
+from accelbench_assets.errors import LakeError, UsageError
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -52,7 +52,17 @@ def find_record(lake: Lake, run: str) -> dict[str, Any]:
     """The record of a run by id or unambiguous prefix; ``UsageError`` names what was given and what there
     is.
     """
-    record = lake.run_record(run)
+    try:
+        record = lake.run_record(run)
+    except LakeError:
+        ids = [str(known["run_id"]) for known in lake.run_records()]
+        matching = [one for one in ids if one.startswith(run) or one.endswith(run)]
+        if len(matching) < 2:
+            raise
+        shown = ", ".join(matching[:8]) + (f" and {len(matching) - 8} more" if len(matching) > 8 else "")
+        raise UsageError(
+            f"{run!r} matches {len(matching)} runs: {shown}.", hint="Give more of the id."
+        ) from None
     if record is None:
         raise UsageError(f"No run {run!r} in the lake {lake.url}.", hint="`accelbench runs` lists them.")
     return record

@@ -6,6 +6,7 @@ Does not belong here: their checks (``target``), the attempt (``launching``).
 
 from __future__ import annotations
 
+import secrets
 import shlex
 import sys
 from typing import Annotated, Any
@@ -14,20 +15,38 @@ import typer
 
 from accelbench_assets.cli.options import DebugOption, Format, FormatOption, JsonOption, QuietOption, chosen
 from accelbench_assets.cli.state import STATE, home
-from accelbench_assets.cli.target import Flags, Target, planned_seconds, resolve
+from accelbench_assets.cli.target import (
+    DEFAULT_MODEL,
+    DEFAULT_WORKLOAD,
+    Flags,
+    Target,
+    planned_seconds,
+    resolve,
+)
 from accelbench_assets.scrub import scrub
 
 
-def reproduce_command() -> str:
-    """The command line as typed, quoted for a shell and without secrets."""
-    return scrub(shlex.join(["accelbench", *sys.argv[1:]]))
+def reproduce_command(target: Target, *, drawn_seed: int | None = None) -> str:
+    """The command line that repeats the run, quoted for a shell and without secrets: as typed, with the seed that was
+    drawn for it and the settings that are part of its cell but came from the environment or ``accelbench.toml``.
+    """
+    threads = str(STATE.settings.llamacpp_threads)
+    settings = (
+        f"ACCELBENCH_LLAMACPP_THREADS={threads} "
+        if ("threads", threads) in target.cell.deployment.args
+        else ""
+    )
+    seed = [] if drawn_seed is None else ["--seed", str(drawn_seed)]
+    return scrub(settings + shlex.join(["accelbench", *sys.argv[1:], *seed]))
 
 
 def run(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", help="Model slug (see `accelbench cells list`), or the name an endpoint serves."
+            "--model",
+            help=f"Model slug (see `accelbench cells list`), or the name an endpoint serves; "
+            f"default: {DEFAULT_MODEL}.",
         ),
     ] = None,
     instance: Annotated[
@@ -49,7 +68,9 @@ def run(
     replicas: Annotated[int, typer.Option("--replicas", min=1, help="Servers of the same model.")] = 1,
     workload: Annotated[
         str | None,
-        typer.Option("--workload", metavar="ID|FILE", help="A workload by id (demo.chat@1) or file."),
+        typer.Option(
+            "--workload", metavar="ID|FILE", help=f"A workload by id or file; default: {DEFAULT_WORKLOAD}."
+        ),
     ] = None,
     concurrency: Annotated[
         list[str] | None,
@@ -68,8 +89,9 @@ def run(
         float | None, typer.Option("--warmup", min=0, help="Warm-up before each window, seconds (5).")
     ] = None,
     launcher: Annotated[
-        str, typer.Option("--launcher", help="local; eks comes in a later version.")
-    ] = "local",
+        str | None,
+        typer.Option("--launcher", help="local; eks comes in a later version. Default: setting launcher."),
+    ] = None,
     endpoint: Annotated[
         str | None,
         typer.Option("--endpoint", metavar="URL", help="Measure a server that somebody else runs."),
@@ -92,8 +114,15 @@ def run(
         float | None, typer.Option("--usd-per-hour", help="Declared price of this machine or endpoint.")
     ] = None,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, help="Root seed of lengths, content and arrivals.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            "--seed",
+            min=0,
+            max=2**63 - 1,
+            help="Root seed of lengths, content and arrivals; default: drawn anew and recorded, because the same "
+            "prompts again would measure a warm server's prefix cache.",
+        ),
+    ] = None,
     deadline: Annotated[
         float | None,
         typer.Option("--deadline", min=1, max=86400, help="The run must be over after this many seconds."),
@@ -123,6 +152,7 @@ def run(
     cell_key, cell, workload, ladder, planned_s, deadline_s, request.
     """
     format_ = chosen(fmt, as_json)
+    drawn = None if seed is not None else secrets.randbits(32)
     flags = Flags(
         model=model,
         instance=instance,
@@ -144,24 +174,31 @@ def run(
         api_key_env=api_key_env,
         headers=tuple(header or ()),
         port=port,
-        usd_per_hour=checked_price(usd_per_hour),
-        seed=seed,
+        usd_per_hour=checked_price(usd_per_hour, own_machine=endpoint is None),
+        seed=next(s for s in (seed, drawn) if s is not None),
         deadline=deadline,
         cell=cell,
     )
+    target = resolve(flags, STATE.settings.home if dry_run else home(), prepare=not dry_run)
+    if model is None and cell is None and endpoint is None:
+        load = "" if concurrency or rate else f", workload {target.workload.id}"
+        target.notes.insert(
+            0, f"No --model, --cell or --endpoint was given: this is model {target.cell.model}{load}."
+        )
     if dry_run:
-        show_plan(resolve(flags, STATE.settings.home, prepare=False), format_)
+        show_plan(target, format_)
         return
     from accelbench_assets.cli.launching import launch
 
-    target = resolve(flags, home(), prepare=True)
-    launch(target, command=reproduce_command(), publish=publish, fmt=format_)
+    launch(target, command=reproduce_command(target, drawn_seed=drawn), publish=publish, fmt=format_)
 
 
-def checked_price(usd_per_hour: float | None) -> float | None:
-    """The declared price, within the bounds of the setting of the same name, which is its default."""
+def checked_price(usd_per_hour: float | None, *, own_machine: bool = True) -> float | None:
+    """The declared price, within the bounds of the setting of the same name. The setting is the price of this
+    machine, so it is the default only where *own_machine* is measured.
+    """
     if usd_per_hour is None:
-        return STATE.settings.usd_per_hour
+        return STATE.settings.usd_per_hour if own_machine else None
     from accelbench_assets.errors import UsageError
 
     if not 0 < usd_per_hour < 100_000:
@@ -197,6 +234,8 @@ def show_plan(target: Target, fmt: Format) -> None:
     from accelbench_assets.cli.progress import load_label
 
     document = plan_document(target)
+    for note in target.notes:
+        STATE.note(note)
     if fmt is Format.json:
         write_json(document)
         return
@@ -229,6 +268,4 @@ def show_plan(target: Target, fmt: Format) -> None:
     out = console()
     for row in rows:
         out.print(f"{row['what']:9} {row['value']}", soft_wrap=True)
-    for note in target.notes:
-        STATE.note(note)
     STATE.note("dry run: nothing was started.")

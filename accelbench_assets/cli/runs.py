@@ -38,7 +38,7 @@ RUN_COLUMNS = (
     Column("instance_type", "instance", keep=4),
     Column("workload_id", "workload", keep=6),
     Column("evidence_level", "evidence", keep=7),
-    Column("origin", "origin", keep=8),
+    Column("origin", "origin"),
     Column("failure_text", "why", keep=9, wrap=True),
 )
 RUN_FIELDS = (
@@ -85,7 +85,7 @@ def runs(
         for row in chosen_rows:
             row["run"] = str(row["run_id"])[:13]
             row["model"] = _key_part(row, 0).partition("@")[0]
-            row["failure_text"] = str(row.get("failure_text") or "").split(". ")[0][:60]
+            row["failure_text"] = in_short(str(row.get("failure_text") or ""))
     emit(
         chosen_rows,
         RUN_COLUMNS,
@@ -93,6 +93,20 @@ def runs(
         fields=RUN_FIELDS,
         empty="No runs here yet: `accelbench demo` makes one." if not found else "No run matches.",
     )
+    failed = next((row for row in chosen_rows if row["status"] == "failed"), None)
+    if format_ is Format.table and failed is not None:
+        STATE.note(f"{logs_hint(failed['run_id'])}; the same with any other RUN.")
+
+
+def logs_hint(run_id: object) -> str:
+    """Where the reason of a failed run is to be read."""
+    return f"`accelbench logs {str(run_id)[:13]}` lists what a failed run's engine and generator wrote"
+
+
+def in_short(text: str) -> str:
+    """The first sentence of *text*, at most 60 characters, with ``…`` where something was cut off."""
+    first = text.split(". ")[0]
+    return first if len(first) <= 60 and len(first) >= len(text.rstrip()) else first[:59].rstrip() + "…"
 
 
 def _key_part(row: Mapping[str, Any], part: int) -> str:
@@ -129,7 +143,7 @@ def show(
     if format_ is not Format.table:
         write_results(results, format_)
         return
-    from accelbench_assets.cli.ladder import print_ladder, validity_rows
+    from accelbench_assets.cli.ladder import has_price, print_ladder, validity_rows
     from accelbench_assets.cli.output import write_table
 
     record, out = results.record, console()
@@ -138,6 +152,8 @@ def show(
     else:
         out.print(f"{record['run_id']}: {record['status']}", style="bold")
         out.print(scrub(str(record.get("failure_text") or "no reason was recorded")), soft_wrap=True)
+        if record["status"] == "failed":
+            STATE.note(f"{logs_hint(record['run_id'])}.")
     rules = validity_rows(record)
     if rules:
         out.print()
@@ -157,8 +173,11 @@ def show(
         out.print()
         write_table(SLO_COLUMNS, results.slo, title="SLO attainment")
     out.print()
+    elsewhere = {"validity", "ladder", "env", "engine_args"}
+    if has_price(results):  # it became known after the run: the record's reason is no longer one
+        elsewhere.add("cost_missing_reason")
     for name, value in record.items():
-        if value is not None and value != {} and name not in ("validity", "ladder", "env", "engine_args"):
+        if value is not None and value != {} and name not in elsewhere:
             out.print(f"{name + ':':24}{plain(value)}", soft_wrap=True)
     for name in ("engine_args", "env", "ladder"):
         if record.get(name):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from accelbench_assets.cli.options import near, split_list
+from accelbench_assets.cli.state import STATE
 from accelbench_assets.errors import UsageError
 from accelbench_assets.scrub import looks_secret, scrub, url_without_credentials
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 NO_EKS = (
     "Launching on EKS is not in this version yet; this machine (local) and --endpoint URL can be measured."
 )
+DEFAULT_MODEL = "smollm2-135m-instruct"
+"""The demo's model, which every installation has."""
+DEFAULT_WORKLOAD = "demo.chat@1"
 MAX_LOAD_S = 1800.0
 """Longest planned load of an on-demand run without a --deadline."""
 DEFAULT_WINDOW_S = 60.0
@@ -56,7 +60,7 @@ class Flags:
     osl: int | None = None
     duration: float | None = None
     warmup: float | None = None
-    launcher: str = "local"
+    launcher: str | None = None
     endpoint: str | None = None
     api_key_env: str | None = None
     headers: tuple[str, ...] = ()
@@ -138,7 +142,9 @@ def _numbers(flag: str, values: tuple[str, ...], kind: type[int] | type[float]) 
             value = kind(0)
         if not 0 < value < 1_000_000:
             what = "a whole number >= 1" if kind is int else "a number > 0"
-            raise UsageError(f"{flag}: {part!r} is not {what}.")
+            raise UsageError(f"{flag}: {part!r} is not {what} and < 1,000,000.")
+        if value in found:
+            raise UsageError(f"{flag}: {part} is given twice; each step of the ladder has its own load.")
         found.append(value)
     return found
 
@@ -161,7 +167,7 @@ def choose_workload(flags: Flags) -> Workload:
         raise UsageError(f"{given[0]} cannot be combined with --workload: a workload fixes its own load.")
     try:
         if flags.workload is not None or not given:
-            name = flags.workload or "demo.chat@1"
+            name = flags.workload or DEFAULT_WORKLOAD
             if name not in workloads.names() and not Path(name).is_file():
                 known = near(name, workloads.names())
                 raise UsageError(f"--workload: {name!r} is neither a workload nor a file. {known}")
@@ -183,6 +189,19 @@ def choose_workload(flags: Flags) -> Workload:
         raise UsageError(
             f"--workload: {error}." if flags.workload else f"The load flags do not work: {error}."
         ) from None
+
+
+def check_context(flags: Flags, workload: Workload, context: int | None) -> None:
+    """Refuse requests that the served *context* (tokens; ``None`` when it is not known) cannot hold."""
+    if context is None or workload.isl + workload.osl <= context:
+        return
+    own = flags.concurrency or flags.rate
+    lengths = "--isl {} and --osl {}" if own else f"--workload {workload.id}: isl {{}} and osl {{}}"
+    raise UsageError(
+        f"{lengths.format(workload.isl, workload.osl)} make {workload.isl + workload.osl} tokens a request, more than "
+        f"the served context of {context} (--max-model-len).",
+        hint="Shorter --isl and --osl, or a larger --max-model-len.",
+    )
 
 
 def planned_seconds(workload: Workload) -> float:
@@ -217,10 +236,12 @@ def resolve(flags: Flags, home: Path, *, prepare: bool) -> Target:
     """
     check_api_key_env(flags.api_key_env)
     headers = check_headers(flags.headers)
-    if flags.launcher not in ("local", "eks"):
-        raise UsageError(f"--launcher: {flags.launcher!r} is neither local nor eks.")
-    if flags.launcher == "eks":
-        raise UsageError(f"--launcher eks: {NO_EKS}")
+    launcher = flags.launcher or STATE.settings.launcher
+    if launcher not in ("local", "eks"):
+        raise UsageError(f"--launcher: {launcher!r} is neither local nor eks.")
+    if launcher == "eks":
+        where = "--launcher eks" if flags.launcher else "--launcher eks (from the setting launcher)"
+        raise UsageError(f"{where}: {NO_EKS}")
     if flags.endpoint is None and (flags.api_key_env or headers):
         raise UsageError(
             f"{'--api-key-env' if flags.api_key_env else '--header'} only makes sense with --endpoint URL."

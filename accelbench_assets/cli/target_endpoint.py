@@ -12,7 +12,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from accelbench_assets.cli.options import near
-from accelbench_assets.cli.target import ALLOWANCE_S, Flags, Target, check_deadline, request_document
+from accelbench_assets.cli.target import (
+    ALLOWANCE_S,
+    Flags,
+    Target,
+    check_context,
+    check_deadline,
+    request_document,
+)
 from accelbench_assets.errors import UsageError
 
 if TYPE_CHECKING:
@@ -85,6 +92,7 @@ def endpoint_target(flags: Flags, workload: Workload, url: str, headers: Mapping
         )
     except CellError as error:
         raise UsageError(f"--{error.field.replace('_', '-')}: {str(error).partition(': ')[2]}.") from None
+    check_context(flags, workload, flags.max_model_len)
     request = request_document(
         flags,
         cell,

@@ -18,6 +18,7 @@ from accelbench_assets.cli.target import (
     NO_EKS,
     Flags,
     Target,
+    check_context,
     check_deadline,
     check_this_machine,
     request_document,
@@ -102,8 +103,11 @@ def registered_target(flags: Flags, *, prepare: bool) -> Target:
 
 
 def _target(flags: Flags, cell: BenchmarkCell, workload: Workload) -> Target:
+    from accelbench_assets.engines.llamacpp import DEFAULT_CONTEXT
     from partitions.catalog import load_models
 
+    default = DEFAULT_CONTEXT if cell.engine == "llamacpp" else None  # others serve what the model allows
+    check_context(flags, workload, cell.deployment.max_model_len or default)
     known = load_models().get(cell.model)
     request = request_document(
         flags,
@@ -121,7 +125,7 @@ def _check_weights(engine: str, model: str, home: Path, *, prepare: bool) -> Non
     first.
     """
     from accelbench_assets.engines.registry import ENGINES
-    from accelbench_assets.engines.weights import DEMO_MODEL
+    from accelbench_assets.engines.weights import DEMO_MODEL, gguf_files, safetensors_folders
     from accelbench_assets.errors import LaunchError
     from partitions.catalog import load_models
 
@@ -133,11 +137,11 @@ def _check_weights(engine: str, model: str, home: Path, *, prepare: bool) -> Non
         if error.code != "model_not_found":
             raise
         known = load_models()
-        text = (
-            f"its weights are not on this machine. {error.message}"
-            if model in known
-            else near(model, list(known))
-        )
+        here = sorted((gguf_files if engine == "llamacpp" else safetensors_folders)(home))
+        known_names = near(model, list(dict.fromkeys([*here, *known])))
+        if here and "Did you mean" not in known_names:
+            known_names = f"On this machine: {', '.join(here)}. {known_names}"
+        text = f"its weights are not on this machine. {error.message}" if model in known else known_names
         what = f"--model {model}:" if model in known else f"--model: {model!r} is unknown."
         raise LaunchError(f"{what} {text}", code=error.code, hint=error.hint) from None
 

@@ -142,21 +142,24 @@ def finish(storage: Storage, record: Mapping[str, Any]) -> bool:
         "committed_at": record.get("committed_at") or datetime.now(UTC).isoformat(timespec="microseconds"),
     }
     created = storage.create(layout.run_key(record["run_id"]), io.dump_json(record))
-    with contextlib.suppress(LakeError):  # the record stands; the reaper repeats the tidying
+    with contextlib.suppress(Exception):  # the record stands; the reaper repeats the tidying
         _tidy(storage, io.read_json(storage, layout.run_key(record["run_id"])))
     return created
 
 
 def _tidy(storage: Storage, record: Mapping[str, Any]) -> None:
     """Bring the files of a recorded run where its status says they belong; ``attempt.json`` goes last."""
+    from partitions.cell import CellError
+
     run_id = record["run_id"]
-    incoming, published = layout.incoming_folder(run_id), layout.run_folder("raw_samples", record)
+    incoming = layout.incoming_folder(run_id)
     if record["status"] == "succeeded":
         for key in storage.list(incoming):
             if key.endswith("/shard.json"):
                 storage.delete(key)
     else:
-        _move_back(storage, incoming, published)
+        with contextlib.suppress(CellError):  # a cell without a folder: no part can have been moved there
+            _move_back(storage, incoming, layout.run_folder("raw_samples", record))
     storage.delete(f"{incoming}/attempt.json")
 
 
@@ -184,11 +187,18 @@ def read_shards(storage: Storage, run_id: str) -> tuple[dict[str, Any], ...]:
 
 
 def _attempts(storage: Storage) -> list[dict[str, Any]]:
-    found = []
+    """Every readable ``attempt.json`` that names the run of its folder, by run id; no other can be ended."""
+    found: list[dict[str, Any]] = []
     for key in storage.list("_incoming"):
         if key.endswith("/attempt.json") and key.count("/") == 2:
-            with contextlib.suppress(MissingKeyError):  # ended while we looked
-                found.append(io.read_json(storage, key))
+            with contextlib.suppress(LakeError):  # ended while we looked, cut short, or not to be read
+                attempt = io.read_json(storage, key)
+                if (
+                    isinstance(attempt, dict)
+                    and key == f"_incoming/run_id={attempt.get('run_id')}/attempt.json"
+                ):
+                    layout.check_run_id(attempt["run_id"])
+                    found.append(attempt)
     return sorted(found, key=lambda a: str(a["run_id"]))
 
 
@@ -200,22 +210,28 @@ def open_attempts(storage: Storage) -> list[dict[str, Any]]:
 def reap(
     storage: Storage, host_fingerprint: str, is_alive: Callable[[dict[str, Any]], bool]
 ) -> list[dict[str, Any]]:
-    """See ``Lake.reap``."""
-    ended = []
+    """See ``Lake.reap``. An attempt that cannot be ended or tidied stays as it is and keeps no other from it."""
+    ended: list[dict[str, Any]] = []
     for attempt in _attempts(storage):
-        if attempt.get("host_fingerprint") != host_fingerprint or is_alive(attempt):
-            continue
-        key = layout.run_key(attempt["run_id"])
-        if storage.exists(key):
-            _tidy(storage, io.read_json(storage, key))
-            continue
-        record = {name: value for name, value in attempt.items() if name not in ATTEMPT_ONLY}
-        record |= {
-            "status": "infra_lost",
-            "failure_code": "orchestrator_died",
-            "failure_text": "The process that ran this attempt died before it could record an end.",
-            "committed_at": datetime.now(UTC).isoformat(timespec="microseconds"),
-        }
-        if finish(storage, record):
-            ended.append(record)
+        with contextlib.suppress(Exception):  # whatever one attempt holds: the next reaper tries it again
+            if attempt.get("host_fingerprint") != host_fingerprint or is_alive(attempt):
+                continue
+            if (record := _reap_one(storage, attempt)) is not None:
+                ended.append(record)
     return ended
+
+
+def _reap_one(storage: Storage, attempt: Mapping[str, Any]) -> dict[str, Any] | None:
+    """End a dead attempt; its record, or ``None`` if it had one already and was only tidied up."""
+    key = layout.run_key(attempt["run_id"])
+    if storage.exists(key):
+        _tidy(storage, io.read_json(storage, key))
+        return None
+    record = {name: value for name, value in attempt.items() if name not in ATTEMPT_ONLY}
+    record |= {
+        "status": "infra_lost",
+        "failure_code": "orchestrator_died",
+        "failure_text": "The process that ran this attempt died before it could record an end.",
+        "committed_at": datetime.now(UTC).isoformat(timespec="microseconds"),
+    }
+    return record if finish(storage, record) else None

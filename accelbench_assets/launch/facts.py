@@ -9,6 +9,7 @@ Times are ISO-8601 UTC texts; ``None`` means not measured or not known, 0 means 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -21,6 +22,8 @@ _TELLING_PREFIXES = (
     "CUDA_", "GGML_", "GOMP_", "HF_", "KMP_", "LD_PRELOAD", "LLAMA_", "MALLOC_", "MKL_", "NCCL_", "NEURON_",
     "OMP_", "OPENBLAS_", "SGLANG_", "TORCH", "VLLM_",
 )  # fmt: skip
+_URL_NAME = re.compile(r"(DATABASE_URL|_DSN)$", re.I)
+_URL_WITH_CREDENTIALS = re.compile(r"://[^/\s:@]*:[^\s@]+@")  # a password may hold a slash
 _FOLDER_SUFFIXES = ("_CACHE", "_DIR", "_HOME", "_PATH", "_ROOT")
 
 
@@ -30,8 +33,15 @@ def iso(moment: datetime) -> str:
 
 
 def without_secrets(environ: Mapping[str, str], keep: tuple[str, ...] = ()) -> dict[str, str]:
-    """An environment for a child without secret-looking variables but those named or prefixed in *keep*."""
-    return {k: v for k, v in environ.items() if not looks_secret(k) or k.startswith(keep)}
+    """An environment for a child without secret-looking variables but those named or prefixed in *keep*.
+
+    Secret is what its name says, and every URL of a database or with a password in it.
+    """
+    return {k: v for k, v in environ.items() if k.startswith(keep) or not _holds_secret(k, v)}
+
+
+def _holds_secret(name: str, value: str) -> bool:
+    return bool(looks_secret(name) or _URL_NAME.search(name) or _URL_WITH_CREDENTIALS.search(value))
 
 
 def telling_env(added: Mapping[str, str]) -> dict[str, str]:

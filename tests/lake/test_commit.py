@@ -218,6 +218,49 @@ def test_the_reaper_leaves_the_living_and_other_hosts_alone(lake: Lake) -> None:
     assert [a["run_id"] for a in lake.open_attempts()] == [record["run_id"]]
 
 
+def test_attempts_beyond_help_keep_no_other_from_its_end(lake: Lake) -> None:
+    def incoming(run_id: str, content: bytes) -> None:
+        lake.storage.write(f"_incoming/run_id={run_id}/attempt.json", content)
+
+    for place, content in enumerate((b'{"run_id": ', b"[]", b"{}", b"null", b'{"run_id": 7}', b"\xff")):
+        incoming(f"00000000-broken-{place}", content)
+    incoming("00000000-another", io.dump_json(attempt(make_record())))  # names a run that is not its folder's
+    hopeless = make_record(origin="guessed")
+    lake.begin_attempt(attempt(hopeless))
+    strange = make_record()
+    lake.begin_attempt(attempt({**strange, "cell_key": "****", "engine": "****"}))
+    raising = make_record()
+    lake.begin_attempt(attempt(raising))
+    sound = started(lake)
+
+    def alive(found: dict[str, Any]) -> bool:
+        if found["run_id"] == raising["run_id"]:
+            raise ValueError("a lock nobody can read")
+        return False
+
+    ended = lake.reap(HOST, alive)
+    assert [record["run_id"] for record in ended] == [strange["run_id"], sound["run_id"]]
+    assert {record["run_id"] for record in lake.run_records()} == {strange["run_id"], sound["run_id"]}
+    left = [a["run_id"] for a in lake.open_attempts()]
+    assert left == [hopeless["run_id"], raising["run_id"]]
+    assert not lake.storage.exists(f"_incoming/run_id={strange['run_id']}/attempt.json")
+    assert lake.reap(HOST, alive) == []
+
+
+def test_a_record_whose_files_cannot_be_tidied_up_stands(local_lake: Lake) -> None:
+    record = started(local_lake)
+    shards = local_lake.verify_shards(record["run_id"], 2)
+    with contextlib.suppress(Killed):  # dies when three of four parts have moved
+        Lake(FragileStorage(local_lake.storage, 6)).commit(record, shards)  # type: ignore[arg-type]
+    manifest = f"_incoming/run_id={record['run_id']}/shard=000/shard.json"
+    local_lake.storage.write(manifest, b"{}")
+    second = started(local_lake)
+    for ends in (2, 0):
+        assert len(local_lake.reap(HOST, lambda _: False)) == ends
+        assert {r["run_id"] for r in local_lake.run_records()} == {record["run_id"], second["run_id"]}
+    assert local_lake.open_attempts() == []
+
+
 def test_an_attempt_has_one_end(lake: Lake) -> None:
     record = started(lake)
     assert lake.finish({**record, "status": "void", "failure_code": "errors"})

@@ -18,6 +18,9 @@ import pytest
 
 from loadgen import workloads
 from loadgen.plan import Plan, Replica
+from tests.support.lakes import s3_environment, s3_server
+
+__all__ = ["s3_environment", "s3_server"]
 
 ROOT = Path(__file__).parents[2]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -274,6 +274,91 @@ def row_of(found: Exchange) -> dict[str, Any]:
     return table.drop_columns(["scheduled_at", "sent_at"]).to_pylist()[0]
 
 
+@pytest.mark.parametrize(
+    ("count", "kept"),
+    [
+        (2, 2),
+        (2.0, 2),
+        *((odd, None) for odd in ("2", -3, 2**31, 2**70, 1e300, 2.5, True, [2], {"n": 2})),
+    ],
+)
+def test_a_token_count_is_a_whole_number_or_unknown(count: object, kept: int | None) -> None:
+    details = {
+        "prompt_tokens_details": {"cached_tokens": count},
+        "completion_tokens_details": {"reasoning_tokens": count},
+    }
+    usage = {"prompt_tokens": count, "completion_tokens": count, **details}
+    row = row_of(
+        exchange(*reads_of(delta("a"), delta("b", finish="stop"), {"choices": None, "usage": usage}))
+    )
+    names = ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens")
+    assert [row[name] for name in names] == [kept] * 4
+    assert (row["status"], row["chunk_tokens"], row["finish_reason"]) == ("ok", [1, 1], "stop")
+
+
+@pytest.mark.parametrize("reason", [1, True, ["stop"], {"a": 1}])
+def test_a_finish_reason_that_is_no_text_is_left_out(reason: Any) -> None:
+    row = row_of(exchange(*reads_of(delta("a"), delta("b", finish=reason), usage_only(2))))
+    assert (row["status"], row["finish_reason"], row["output_tokens"]) == ("ok", None, 2)
+
+
+@pytest.mark.parametrize(
+    "event", [delta(7), {"choices": "ab"}, {"choices": [None]}, {"choices": [{"delta": 3}]}]
+)
+def test_an_odd_event_makes_its_row_malformed(event: dict[str, Any]) -> None:
+    row = row_of(exchange(*reads_of(delta("a"), event, delta("b", finish="stop"), usage_only(2))))
+    assert (row["status"], row["error_class"]) == ("error", "malformed")
+
+
+def test_an_answer_nobody_foresaw_makes_its_row_malformed(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd_status = exchange(b"HTTP/1.1 \xb2\xb2\xb2 OK\r\n\r\n")  # digits to str.isdigit, not to int
+    assert (row_of(odd_status)["status"], row_of(odd_status)["error_class"]) == ("error", "malformed")
+
+    def overwhelmed(_: object) -> Any:
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr("loadgen.decode.events", overwhelmed)
+    found = exchange(*reads_of(delta("a", finish="stop")))
+    row = row_of(found)
+    assert (row["error_class"], row["error_text"]) == (
+        "malformed",
+        "malformed answer: RecursionError: too deep",
+    )
+    found.failure = Failure("cancelled", None, "cut: the end")
+    assert (row_of(found)["status"], row_of(found)["error_text"]) == ("cancelled", "cut: the end")
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**65), 2**65)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data(), st.booleans())
+def test_whatever_a_server_writes_there_is_a_row(data: st.DataObject, stream: bool) -> None:
+    def odd(usual: Any) -> Any:
+        return data.draw(ANYTHING) if data.draw(st.integers(0, 3)) == 0 else usual
+
+    details = odd({"cached_tokens": odd(1)})
+    usage = odd({"prompt_tokens": odd(8), "completion_tokens": odd(2), "prompt_tokens_details": details})
+    inner = odd({"content": odd("a"), "reasoning": odd(None), "tool_calls": odd(None)})
+    choice = odd({("delta" if stream else "message"): inner, "finish_reason": odd("stop")})
+    document = odd({"choices": odd([choice]), "usage": usage, "error": odd(None)})
+    if stream:
+        found = exchange(*reads_of(delta("x"), document, delta("y", finish="stop"), usage_only(3)))
+    else:
+        found = exchange(http(json.dumps(document).encode(), kind="application/json"), stream=False)
+    row = row_of(found)
+    assert row["status"] in ("ok", "error", "incomplete")
+    assert len(row["chunk_tokens"]) == len(row["chunk_offset_us"])
+
+
 def test_durations_of_a_row_by_hand() -> None:
     found = exchange(
         *reads_of(

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +20,8 @@ import pytest
 
 from loadgen import workloads
 from loadgen.output import OutputError, open_sink
+from tests.support.lakes import BUCKET, S3_GROUP
+from tests.support.seaweed import Seaweed
 
 from .conftest import ENV, Result, Truth, finish, make_plan, start_run
 
@@ -206,6 +209,74 @@ def test_a_failed_write_ends_the_command_with_1(truth: Start, tmp_path: Path) ->
     assert [part["name"] for part in result.shard["parts"]] == ["part-000.parquet"]
     assert result.shard["complete"] is False
     assert "The disk is full" in result.shard["reason"]
+
+
+def test_an_unforeseen_error_is_one_sentence_and_keeps_the_steps_before_it(
+    truth: Start, tmp_path: Path
+) -> None:
+    plan = make_plan(truth(*FAST).url, dataclasses.replace(quick(0.2), ladder=[("closed", 1.0, "none")] * 2))
+    path, out = tmp_path / "plan.json", tmp_path / "out"
+    path.write_text(plan.to_json())
+    code = (
+        "import sys\nfrom loadgen.steps import StepRunner\nreal = StepRunner.run\n"
+        "def odd(self, origin):\n"
+        "    if origin.step_index == 1: raise ValueError('nobody thought\\nof this')\n"
+        "    return real(self, origin)\n"
+        "StepRunner.run = odd\nfrom loadgen.__main__ import main\nsys.exit(main())"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "run",
+        "--plan",
+        str(path),
+        "--out",
+        str(out),
+        "--progress",
+        "json",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV)
+    result = finish(process, out)
+    said = "An error inside the load generator ended the run: ValueError: nobody thought of this."
+    assert (result.code, result.error) == (1, f"error: {said}\n")
+    assert (result.shard["complete"], result.shard["reason"]) == (False, said)
+    assert [part["name"] for part in result.shard["parts"]] == ["part-000.parquet"]
+    assert len(result.rows) == result.shard["rows"] > 0
+
+
+@S3_GROUP
+def test_a_place_in_s3_is_proved_before_the_load(s3_environment: Seaweed) -> None:
+    from pyarrow import fs
+
+    folder = f"{uuid.uuid4().hex}/_incoming/run_id=x"
+    sink = open_sink(f"s3://{BUCKET}/{folder}", "shard=000")
+    assert [key for key in s3_environment.keys(BUCKET, folder) if not key.endswith("/")] == []
+    sink.put("part-000.parquet", b"rows")
+    system = fs.S3FileSystem(endpoint_override=s3_environment.endpoint, region="us-east-1")
+    with system.open_input_stream(f"{BUCKET}/{folder}/shard=000/part-000.parquet") as stream:
+        assert stream.read() == b"rows"
+
+
+@S3_GROUP
+@pytest.mark.parametrize(
+    ("bucket", "env"),
+    [("no-such-bucket", {}), (BUCKET, {"AWS_SECRET_ACCESS_KEY": "wrong-wrong-wrong"}), ("B", {})],
+)
+def test_a_wrong_place_in_s3_ends_the_command_before_anything_is_sent(
+    truth: Start, tmp_path: Path, s3_environment: Seaweed, bucket: str, env: dict[str, str]
+) -> None:
+    server = truth(*FAST)
+    path = tmp_path / "plan.json"
+    path.write_text(make_plan(server.url, quick(30.0)).to_json())
+    command = [sys.executable, "-m", "loadgen", "run", "--plan", str(path), "--out", f"s3://{bucket}/x"]
+    everything = {**ENV, **s3_environment.environment(), **env}
+    done = subprocess.run(command, capture_output=True, text=True, env=everything, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: Writing s3://{bucket}/x/…/.probe-")
+    assert done.stderr.strip().count("\n") == 0
+    assert "wrong-wrong" not in done.stderr
+    assert server.log() == {}
 
 
 def test_the_ground_truth_server_ends_with_its_parent(truth: Start) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -16,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 import pyarrow.parquet as pq
 import pytest
 
-from accelbench_assets.bench.record import git_commit, json_safe, new_run_id, run_fields
+from accelbench_assets.bench.record import clean, git_commit, json_safe, new_run_id, run_fields
 from accelbench_assets.bench.run import RunFailed, RunRequest, RunVoid, request_timeout_s, run_benchmark
 from accelbench_assets.bench.summary import summarise_run
 from accelbench_assets.errors import DeadlineExceeded, LakeError, LaunchError
@@ -403,9 +404,56 @@ def test_a_secret_header_reaches_neither_record_nor_logs(lake: Lake, tmp_path: P
     assert record["failure_code"] == "auth"
 
 
-def test_truth_server_is_never_taken_for_an_engine(lake: Lake, tmp_path: Path) -> None:
-    import dataclasses
+@pytest.mark.parametrize(
+    "word", ["ollama", "llamacpp", "org/tiny", "local-0123abcd", "measured", "succeeded"]
+)
+def test_a_secret_that_is_a_word_does_not_rewrite_what_a_run_is(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", word)
+    cell = dataclasses.replace(CELL, engine="ollama") if word == "ollama" else CELL
+    record, _ = run(lake, tmp_path, cell=cell, api_key_env="OPENAI_API_KEY")
+    assert record == only_record(lake)
+    told = {
+        name: record[name] for name in ("cell_id", "cell_key", "partition_key", "engine", "instance_type")
+    }
+    assert told == {
+        "cell_id": cell.cell_id,
+        "cell_key": cell.key_text,
+        "partition_key": cell.key_text,
+        "engine": cell.engine,
+        "instance_type": cell.instance,
+    }
+    assert (record["model_id"], record["status"], record["origin"]) == ("org/tiny", "succeeded", "measured")
+    assert record["workload_id"] == WORKLOAD.id
+    free = ("reproduce_command", "validity")
+    assert "****" not in json.dumps({name: value for name, value in record.items() if name not in free})
+    assert {rule["verdict"] for rule in record["validity"].values()} == {"pass"}
+    assert lake.samples(record["run_id"]).num_rows == 80
 
+
+def test_secrets_are_scrubbed_where_they_can_stand() -> None:
+    key = "opaque-value-0452"
+    kept = clean(
+        {
+            "failure_text": f"refused {key}",
+            "engine_args": {"extra": [f"--key={key}"], "threads": 1},
+            "env": {"LLAMA_ARG": key},
+            "reproduce_command": f"accelbench run --x {key}",
+            "validity": {"errors": {"verdict": "pass", "value": 0.0, "limit": None, "text": f"said {key}"}},
+            "source_url": f"https://me:{key}@host:8443/v1",
+            "engine": key,
+        },
+        [key],
+    )
+    assert kept.pop("engine") == key  # an identity is never rewritten
+    assert key not in json.dumps(kept)
+    assert kept["engine_args"]["threads"] == 1
+    assert kept["validity"]["errors"]["verdict"] == "pass"
+    assert kept["source_url"] == "https://host:8443/v1"
+
+
+def test_truth_server_is_never_taken_for_an_engine(lake: Lake, tmp_path: Path) -> None:
     truth = dataclasses.replace(CELL, engine="truth")
     with pytest.raises(RunFailed):
         run(lake, tmp_path, FakeLauncher({"serve": LaunchError("No.", code="unreachable")}), cell=truth)

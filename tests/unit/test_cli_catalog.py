@@ -3,12 +3,14 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from accelbench_assets.cli import main as cli_main
+from accelbench_assets.errors import AccelBenchError
 from accelbench_assets.lake.lake import Lake
 from accelbench_assets.launch.host import host_fingerprint, local_instance
 from partitions.cell import BenchmarkCell, Deployment
@@ -45,7 +47,10 @@ def runs(lake: Lake) -> dict[str, dict[str, Any]]:
         "truth": make_cell(instance="endpoint-12345678", engine="truth"),
     }
     records = {name: make_record(cell) for name, cell in cells.items()}
+    records["llama"]["cost_missing_reason"] = "this machine has no price"
     records["truth"] |= {"origin": "simulated", "hardware": "declared"}
+    records["truth"]["cost_missing_reason"] = "nobody declared one"
+    records["vllm"]["validity"] = {"evidence": {"verdict": "warn", "value": 1, "limit": 2, "text": "few"}}
     for name, record in records.items():
         lake.put_cell(cells[name])
         put_run(lake, record)
@@ -127,10 +132,109 @@ def test_show_has_results_rules_and_record(runs: dict[str, dict[str, Any]], call
     read = list(csv.DictReader(io.StringIO(call("show", run_id, "--format", "csv").out)))
     assert [row["step_index"] for row in read] == ["0", "1"]
     assert read[0]["ttft_p99_gate"] == "needs_n"
+    assert "this machine's declared price as of 2026-11-01" in shown.out
+    assert "this machine has no price" not in shown.out, "it has one by now"
+    unpriced = call("show", runs["truth"]["run_id"])
+    assert "cost_missing_reason:    nobody declared one" in unpriced.out
     failed = call("show", runs["failed"]["run_id"])
     assert failed.code == 0
     assert "Port 1 is busy." in failed.out
     assert call("show", "00000000").code == 2
+
+
+def test_a_table_of_80_columns_keeps_what_identifies_a_row(
+    runs: dict[str, dict[str, Any]], call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    run_id, cell_id = runs["llama"]["run_id"][:13], runs["llama"]["cell_id"]
+    listed = call("runs")
+    assert run_id in listed.out
+    assert "simulated" in listed.out
+    found = call("query", "--origin", "any")
+    assert run_id in found.out
+    assert "simulated" in found.out
+    assert "llamacpp" not in found.out
+    assert "version, quant," in found.err
+    assert "TTFT p99" in found.err, "headings, not names of columns"
+    assert cell_id in call("cells", "list", "--model", "smollm2-135m-instruct").out
+    for shown in (listed, found):
+        assert max(map(len, shown.out.splitlines())) <= 80
+
+
+def test_an_ambiguous_run_lists_its_candidates(runs: dict[str, dict[str, Any]], call: Any) -> None:
+    shared = runs["llama"]["run_id"][:4]  # the beginning is the time
+    for words in (["show", shared], ["logs", shared]):
+        shown = call(*words)
+        assert (shown.code, shown.out) == (2, "")
+        assert f"{shared!r} matches 4 runs" in shown.err
+        assert all(record["run_id"] in shown.err for record in runs.values())
+
+
+def test_a_failed_run_says_where_to_read_why(
+    lake: Lake, runs: dict[str, dict[str, Any]], call: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from accelbench_assets.cli.launching import finish
+    from accelbench_assets.cli.options import Format
+    from accelbench_assets.cli.runs import in_short
+
+    hint = f"`accelbench logs {runs['failed']['run_id'][:13]}`"
+    assert hint in call("runs").err
+    assert hint in call("show", runs["failed"]["run_id"]).err
+    assert "accelbench logs" not in call("runs", "--status", "succeeded").err
+    with pytest.raises(AccelBenchError, match="ended as failed"):
+        finish(lake, runs["failed"], Format.table, error=None, publish=True)
+    assert hint in capsys.readouterr().err
+    assert in_short("Port 1 is busy.") == "Port 1 is busy."
+    assert in_short("Port 1 is busy. Another engine has it.") == "Port 1 is busy…"
+    assert in_short("x" * 61) == "x" * 59 + "…"
+    assert in_short("") == ""
+
+
+def test_filters_of_a_closed_set_refuse_what_is_not_in_it(runs: dict[str, dict[str, Any]], call: Any) -> None:
+    for words, says in (
+        (["query", "--tier", "spot"], "--tier: no price has 'spot'; there are: declared, on_demand."),
+        (["query", "--region", "mars-1"], "--region: no price has 'mars-1'; there are: local, us-east-1."),
+        (["cells", "list", "--state", "done"], "--state: 'done' is not one of measured, simulated, external"),
+        (["cells", "list", "--status", "done"], "never_run"),
+    ):
+        shown = call(*words)
+        assert shown.code == 2
+        assert says in shown.err
+    assert call("query", "--tier", "declared", "--region", "local", "--json").code == 0
+    assert call("cells", "list", "--status", "simulated", "--json").rows
+
+
+def test_an_outcome_points_only_at_what_is_there(
+    lake: Lake, runs: dict[str, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from accelbench_assets.cli.launching import finish
+    from accelbench_assets.cli.options import Format
+
+    finish(lake, runs["llama"], Format.table, error=None, publish=True)
+    shown = capsys.readouterr().out
+    assert "index.html" in shown
+    assert "database:" in shown
+    assert "|  accelbench query  |" in shown
+    finish(lake, runs["truth"], Format.table, error=None, publish=False)
+    shown = capsys.readouterr().out
+    assert "not published: the next published run includes it" in shown
+    assert "index.html" not in shown
+    assert "database:" not in shown
+    assert "|  accelbench query --origin any  |" in shown
+    finish(lake, runs["truth"], Format.json, error=None, publish=False)
+    assert set(json.loads(capsys.readouterr().out)["paths"]) == {"lake", "database", "page"}
+
+
+def test_what_an_interrupt_left(runs: dict[str, dict[str, Any]]) -> None:
+    from accelbench_assets.cli.launching import interrupted_line
+
+    kept = interrupted_line("r1", runs["llama"], publish=True)
+    assert "run r1 is kept; catalog and page are not up to date" in kept
+    assert interrupted_line("r1", runs["llama"], publish=False) == "interrupted; run r1 is kept."
+    assert (
+        interrupted_line("r1", {"status": "cancelled"}, publish=True) == "interrupted; run r1 is cancelled."
+    )
+    assert interrupted_line("r1", None, publish=True) == "interrupted; run r1 is not recorded."
 
 
 def test_logs(lake: Lake, runs: dict[str, dict[str, Any]], tmp_path: Path, call: Any) -> None:
@@ -181,7 +285,8 @@ def test_filters_are_values_not_sql(runs: dict[str, dict[str, Any]], call: Any) 
         assert (
             call("query", "--engine", attack, "--workload", attack, "--instance", attack, "--json").rows == []
         )
-        assert len(call("query", "--tier", attack, "--region", attack, "--json").rows) == 4
+        assert call("query", "--tier", attack).code == 2
+        assert call("query", "--region", attack).code == 2
         assert call("query", "--sort", attack).code == 2
     assert call("compare", "--engines", f"vllm,{attack}").code == 2
 
@@ -201,8 +306,27 @@ def test_compare_runs_and_engines(runs: dict[str, dict[str, Any]], call: Any) ->
     assert "no trial-level test: one run each" in shown.out
     assert "x1.00" in shown.out
     assert "significan" not in shown.out
+    assert [s["verdict"] for s in document["subjects"]] == ["pass", "warn"]
+    assert re.search(r"^A  llamacpp .* · measured · pass · run ", shown.out, re.M)
+    assert re.search(r"^B  vllm .* · measured · warn · run ", shown.out, re.M)
     read = list(csv.DictReader(io.StringIO(call("compare", "--runs", ",".join(ids), "--format", "csv").out)))
     assert {"value_a", "gate_b", "ratio_b"} <= set(read[0])
+    assert {(row["run_id_a"], row["run_id_b"]) for row in read} == {(ids[0], ids[1])}
+
+
+def test_compare_has_a_cost_row_or_the_reason_why_not(runs: dict[str, dict[str, Any]], call: Any) -> None:
+    pair = f"{runs['llama']['run_id']},{runs['truth']['run_id']}"
+    document = json.loads(call("compare", "--runs", pair, "--json").out)
+    costs = [row for row in document["rows"] if row["metric"] == "usd_per_1m_output_full_hour"]
+    assert [row["load_value"] for row in costs] == [1.0, 2.0]
+    assert costs[0]["values"] == [pytest.approx(0.5 * 1e6 / 3600 / 1000), None]
+    assert costs[0]["ratios"] == [1.0, None]
+    reasons = [s["cost_missing_reason"] for s in document["subjects"]]
+    assert reasons == [None, "nobody declared one; --usd-per-hour declares one"]
+    shown = call("compare", "--runs", pair).out
+    assert re.search(r"C=1 +\$/1M out +0\.139 +- +-", shown)
+    assert "cost of B: none (nobody declared one" in shown
+    assert "cost of A" not in shown
 
 
 def test_compare_refuses_what_cannot_be_compared(
@@ -226,6 +350,9 @@ def test_compare_refuses_what_cannot_be_compared(
         (["--engines", "llamacpp,truth"], "no model and workload"),
         (["--engines", "a,b", "--runs", "c,d"], "exactly one of"),
         (["--runs", "a,a"], "given twice"),
+        (["--runs", "a,b", "--model", "m"], "--model cannot be combined with --runs"),
+        (["--runs", "a,b", "--origin", "measured"], "--origin cannot be combined with --runs"),
+        (["--runs", "a,b", "--instance", "local"], "--instance cannot be combined with --runs"),
         ([], "exactly one of"),
     ):
         shown = call("compare", *words)
@@ -301,3 +428,13 @@ def test_cells_sync_dry_run_adds_nothing(lake: Lake, call: Any) -> None:
     rows = call("cells", "sync", "--suite", "catalog", "--dry-run", "--json").rows
     assert sum(row["new"] for row in rows) == sum(row["cells"] for row in rows) >= 50
     assert lake.cells() == []
+
+
+def test_the_readmes_query_of_raw_samples_is_about_one_run(
+    runs: dict[str, dict[str, Any]], call: Any
+) -> None:
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    (query,) = re.findall(r'accelbench sql "([^"]* from raw_samples[^"]*)"', text)
+    assert "phase = 'measure'" in query
+    rows = call("sql", query.replace("3f2a", runs["llama"]["run_id"][-6:]), "--json").rows
+    assert [(row["step_index"], row["requests"]) for row in rows] == [(0, 20), (1, 20)]

@@ -157,6 +157,26 @@ def test_the_first_interrupt_lets_the_child_clean_up(number: int, tmp_path: Path
     assert "interrupted: stopping the engine" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("before", "says"),
+    [
+        ([{"phase": "load"}], "interrupted: stopping the engine and writing the record"),
+        ([{"phase": "load"}, {"phase": "commit"}], "interrupted: the run is being committed"),
+        ([{"phase": "commit"}, {}], "interrupted: the run is kept; catalog and page are not up to date"),
+    ],
+)
+def test_an_interrupt_says_what_it_does_at_this_point(
+    before: list[dict[str, str]], says: str, tmp_path: Path
+) -> None:
+    told = "".join(f"    emit('phase', 'at it', **{data!r})\n" for data in before)
+    ready = "        emit('phase', 'ready')\n"
+    last = "        emit('progress', 'ready', event='step_end')\n"
+    assert CLEANS_UP.count(ready) == 1
+    code = CLEANS_UP.replace(ready, told.replace("    emit", "        emit") + last)
+    done = interrupted(code, [signal.SIGINT], tmp_path)
+    assert says in done.stderr
+
+
 def test_the_second_interrupt_kills(tmp_path: Path) -> None:
     done = interrupted(IGNORES, [signal.SIGINT, signal.SIGINT], tmp_path)
     assert done.stdout.split() == ["True", "None", "-9"]

@@ -2,6 +2,7 @@
 
 import io
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -157,6 +158,8 @@ def test_cost_is_declared_or_absent_with_its_reason(
                 "tier": "declared",
                 "usd_per_1m_output_full_hour": 0.61,
                 "instance_hourly_usd": 0.1,
+                "instance_type": "local-1a2b3c4d",
+                "price_as_of": datetime(2026, 11, 1, 12, tzinfo=UTC),
             },
         ],
     )
@@ -164,7 +167,14 @@ def test_cost_is_declared_or_absent_with_its_reason(
     assert re.search(r"\$/1M out\n.*declared", shown)
     assert "0.610" in shown
     assert "9.9" not in shown
-    assert "declared by --usd-per-hour" in shown
+    assert "cost: at 0.100 USD/h, this machine's declared price as of 2026-11-01" in shown
+    assert "--usd-per-hour" not in shown, "the price may be of another run of this machine"
+    priced.cost[1]["instance_type"] = "endpoint-12345678"
+    assert "this endpoint's declared price" in cost_line(priced)
+    listed = results([1.0], [{**priced.cost[0], "region": "us-east-1"}])
+    assert cost_line(listed) == "cost: at 2.00 USD/h, on_demand in us-east-1"
+    idle = {"step_index": 0, "instance_hourly_usd": 2.0, "missing_reason": "no output tokens were measured"}
+    assert cost_line(results([1.0], [idle])) == "cost: none (no output tokens were measured)"
     assert "$/1M" not in rendered(capsys, monkeypatch, without, 160)
 
 

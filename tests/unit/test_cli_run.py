@@ -1,16 +1,20 @@
 """``run``: what is refused, with the flag's name and without a secret; and the plan of what is not."""
 
 import json
+import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
 from accelbench_assets.cli import main as cli_main
 from accelbench_assets.cli.cells import expanded
+from accelbench_assets.cli.target import DEFAULT_MODEL, DEFAULT_WORKLOAD, Target
 from accelbench_assets.cli.target_endpoint import choose_served, slug
+from accelbench_assets.engines.weights import DEMO_MODEL
 from accelbench_assets.errors import UsageError
 from partitions.catalog import load_suites
 from partitions.cell import BenchmarkCell
@@ -45,6 +49,12 @@ def call(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str
         (["--concurrency", "2.5"], "--concurrency: '2.5'"),
         (["--rate", "-1"], "--rate: '-1' is not a number > 0"),
         (["--rate", "nan"], "--rate: 'nan' is not a number > 0"),
+        (["--rate", "1e9"], "--rate: '1e9' is not a number > 0 and < 1,000,000"),
+        (["--rate", "0.5,1,0.50"], "--rate: 0.50 is given twice"),
+        (["--concurrency", "2", "--concurrency", "2"], "--concurrency: 2 is given twice"),
+        (["--concurrency", "1", "--isl", "2000", "--osl", "49"], "--isl 2000 and --osl 49 make 2049 tokens"),
+        (["--concurrency", "1", "--max-model-len", "383"], "the served context of 383 (--max-model-len)"),
+        (["--workload", "fixed.8k1k@1", "--deadline", "86400"], "--workload fixed.8k1k@1: isl 8192 and osl 1024"),
         (["--isl", "5"], "--isl needs --concurrency C or --rate R"),
         (["--concurrency", "1", "--duration", "3000"], "more than the 30"),
         (["--deadline", "5"], "--deadline: 5 s is less than the"),
@@ -88,6 +98,8 @@ def test_refusals_name_the_flag(
     ("model", "says"),
     [
         ("smolm2", "--model: 'smolm2' is unknown. Did you mean smollm2-135m-instruct?"),
+        ("SmolM2", "--model: 'SmolM2' is unknown. Did you mean smollm2-135m-instruct?"),
+        ("zzzz", "--model: 'zzzz' is unknown. On this machine: smollm2-135m-instruct. There are: "),
         ("llama-3.1-8b-instruct", "--model llama-3.1-8b-instruct: its weights are not on this machine"),
     ],
 )
@@ -108,6 +120,92 @@ def test_more_threads_are_another_cell(
     _, two, _ = call(["run", "--dry-run", "--json"], capsys)
     assert json.loads(one)["cell"]["deployment"]["args"] != json.loads(two)["cell"]["deployment"]["args"]
     assert json.loads(one)["cell_id"] != json.loads(two)["cell_id"]
+
+
+def plan_of(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    code, out, err = call(["run", "--dry-run", "--json", *words], capsys)
+    assert code == 0, err
+    found = json.loads(out)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_the_price_setting_is_this_machines_only(
+    endpoint: str, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELBENCH_USD_PER_HOUR", "0.25")
+    assert plan_of(capsys)["request"]["usd_per_hour"] == 0.25
+    assert plan_of(capsys, "--endpoint", endpoint)["request"]["usd_per_hour"] is None
+    assert plan_of(capsys, "--endpoint", endpoint, "--usd-per-hour", "3")["request"]["usd_per_hour"] == 3
+
+
+def test_a_larger_context_holds_longer_requests(
+    endpoint: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = ["--concurrency", "1", "--isl", "2000", "--osl", "49"]
+    assert plan_of(capsys, *long, "--max-model-len", "2049")["ladder"]
+    assert plan_of(capsys, *long, "--endpoint", endpoint)["ladder"]  # nobody knows its context
+    code, _, err = call(["run", *long, "--endpoint", endpoint, "--max-model-len", "2048"], capsys)
+    assert code == 2
+    assert "--isl 2000 and --osl 49 make 2049 tokens" in err
+
+
+def test_every_run_draws_its_seed_unless_one_is_given(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drawn = {plan_of(capsys)["request"]["seed"] for _ in range(3)}
+    assert len(drawn) == 3
+    assert all(0 <= seed < 2**32 for seed in drawn)
+    assert plan_of(capsys, "--seed", "0")["request"]["seed"] == 0
+
+
+def launched(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str
+) -> tuple[Target, str]:
+    """What would be launched by these words, and the command kept with it."""
+    caught: list[tuple[Target, str]] = []
+
+    def launch(target: Target, *, command: str, publish: bool, fmt: object) -> None:
+        caught.append((target, command))
+
+    monkeypatch.setattr("accelbench_assets.cli.launching.launch", launch)
+    monkeypatch.setattr(sys, "argv", ["accelbench", *words])
+    code, _, err = call(list(words), capsys)
+    assert code == 0, err
+    return caught[0]
+
+
+def test_the_command_kept_repeats_the_run(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, command = launched(monkeypatch, capsys, "run", "--concurrency", "1")
+    assert command == f"accelbench run --concurrency 1 --seed {target.request['seed']}"
+    assert launched(monkeypatch, capsys, "run", "--seed", "7")[1] == "accelbench run --seed 7"
+    home.parent.joinpath("accelbench.toml").write_text("llamacpp_threads = 2\n")
+    monkeypatch.setenv("ACCELBENCH_DATABASE_URL", "postgresql://me:hunter22@db/x")
+    _, command = launched(monkeypatch, capsys, "run", "--seed", "7")
+    assert command == "ACCELBENCH_LLAMACPP_THREADS=2 accelbench run --seed 7"
+    assert launched(monkeypatch, capsys, "demo")[1] == "ACCELBENCH_LLAMACPP_THREADS=2 accelbench demo"
+
+
+def test_defaults_are_stated(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (DEFAULT_MODEL, DEFAULT_WORKLOAD) == (DEMO_MODEL, "demo.chat@1")
+    shown = " ".join(call(["run", "--help"], capsys)[1].split())
+    assert "default: smollm2-135m-instruct" in shown
+    assert "default: demo.chat@1" in shown
+    note = "No --model, --cell or --endpoint was given: this is model smollm2-135m-instruct"
+    assert f"{note}, workload demo.chat@1." in call(["run", "--dry-run"], capsys)[2]
+    assert f"{note}.\n" in call(["run", "--dry-run", "--json", "--concurrency", "1"], capsys)[2]
+    assert "No --model" not in call(["run", "--dry-run", "--model", DEMO_MODEL], capsys)[2]
+
+
+def test_the_launcher_setting_is_the_flags_default(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELBENCH_LAUNCHER", "eks")
+    code, _, err = call(["run", "--dry-run"], capsys)
+    assert code == 2
+    assert "--launcher eks (from the setting launcher): Launching on EKS is not in this version" in err
+    assert call(["run", "--dry-run", "--launcher", "local"], capsys)[0] == 0
+    assert launched(monkeypatch, capsys, "demo")[0].cell.model == DEMO_MODEL
 
 
 def test_nobody_at_the_endpoint_is_a_failure_not_wrong_usage(

@@ -161,6 +161,20 @@ def test_config_tells_where_each_setting_comes_from(
     assert rows["database_url"]["value"] == "postgresql://db.example:5432/x"
 
 
+def test_config_keeps_every_source_on_a_narrow_terminal(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("ACCELBENCH_HOME", str(home / ("long" * 20)))
+    with pytest.raises(SystemExit):
+        cli_main.main(["config"])
+    shown = capsys.readouterr()
+    assert "environment ACCELBENCH_HOME" in shown.out
+    assert shown.out.count("default") >= 5
+    assert max(map(len, shown.out.splitlines())) <= 80
+    assert "No room" not in shown.err
+
+
 def test_doctor_knows_the_local_path_and_shows_no_secret(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -46,6 +46,13 @@ def test_secrets_of_the_environment_never_survive(monkeypatch: pytest.MonkeyPatc
     assert "plain-looking-value" not in scrub("server said: plain-looking-value is wrong")
 
 
+def test_a_short_secret_garbles_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "ollama")
+    assert scrub("ollama 1.0 answered", ["1.0"]) == "ollama 1.0 answered"
+    monkeypatch.setenv("OPENAI_API_KEY", "ollama12")
+    assert scrub("ollama12 answered") == f"{MASK} answered"
+
+
 def test_environment_and_headers_keep_names_and_lose_values() -> None:
     assert scrub_env({"HF_TOKEN": CANARY, "OMP_NUM_THREADS": "1"}) == {
         "HF_TOKEN": MASK,

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from accelbench_assets.errors import UsageError
-from accelbench_assets.settings import load_settings
+from accelbench_assets.settings import Settings, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +43,60 @@ def test_an_unknown_lake_scheme_is_refused() -> None:
         _ = load_settings(lake="ftp://x").lake_url
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:hunt@er22@db:5432/x",
+        "postgresql://me:hunt/er22@db:5432/x",
+        "postgresql://me:hunt?er22@db:5432/x",
+        "postgresql://me:hunt#er22@db:5432/x",
+        "postgresql://me:[hunter22@db:5432/x",
+        "postgresql://me@db:hunter22/x",
+        "mysql://me:hunter22@db/x",
+        "host=db password=hunter22",
+        "",
+    ],
+)
+def test_a_database_url_whose_password_could_be_misread_is_refused_unseen(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("ACCELBENCH_DATABASE_URL", url)
+    with pytest.raises(UsageError, match=r"^Setting database_url: it must be .* percent-encoded") as caught:
+        load_settings()
+    said = str(caught.value)
+    assert not any(part in said for part in ("hunt", "er22", "db:", "me:", "mysql"))
+    with pytest.raises(ValidationError) as raw:
+        Settings()
+    assert "hunt" not in str(raw.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:p%40ss%23w%2Frd@db.example:5432/x?sslmode=require",
+        "postgres://db/x",
+        "postgresql:///x?host=/var/run/postgresql",
+        "postgresql://me:a:b@[::1]:5432/x",
+    ],
+)
+def test_a_sound_database_url_is_taken_as_it_is(url: str) -> None:
+    settings = load_settings(database_url=url)
+    assert settings.database_url is not None
+    assert settings.database_url.get_secret_value() == url
+    assert settings.shown()
+
+
 def test_shown_masks_the_database_password() -> None:
     shown = load_settings(database_url="postgresql://me:sesame-open@db:5432/x").shown()
     assert "sesame-open" not in str(shown)
     assert "db:5432" in shown["database_url"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("x = ", "accelbench.toml cannot be read"), ("bogus = 1", "bogus is not a setting")],
+)
+def test_a_bad_file_is_named(text: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "accelbench.toml").write_text(text)
+    with pytest.raises(UsageError, match=says):
+        load_settings()
