@@ -15,5 +15,7 @@ def as_user(name: str) -> tuple[str, ...]:
         return ()
     uid, reads = str(pwd.getpwnam(name).pw_uid), "+dac_read_search"
     return (
-        "setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "--inh-caps", reads, "--ambient-caps", reads, "--",
+        "setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "--inh-caps", reads, "--ambient-caps", reads,
+        "--securebits", "+no_setuid_fixup",  # else access(2) would not know of the capability
+        "--",
     )  # fmt: skip

@@ -8,11 +8,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from accelbench_assets.bench.charts import latency_distribution_png, throughput_png
 from accelbench_assets.bench.record import new_run_id
-from accelbench_assets.bench.run import RunRequest, run_benchmark
+from accelbench_assets.bench.run import RunRequest, RunVoid, run_benchmark
 from accelbench_assets.bench.summary import summarise_run
 from accelbench_assets.lake.lake import Lake
 from accelbench_assets.launch.endpoint import EndpointLauncher, discover
@@ -63,6 +64,15 @@ def measured(tmp_path: Path, url: str, workload: Workload) -> tuple[Lake, dict[s
     return lake, run_benchmark(request, EndpointLauncher(), lake, lambda *_: None)
 
 
+def tpot_ms(
+    lake: Lake, record: dict[str, object], step_index: int
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """TPOT of every measured request of a step, NaN where it has none."""
+    samples = lake.samples(str(record["run_id"])).select(["tpot_ms", "step_index", "phase"]).to_pydict()
+    chosen = zip(samples["tpot_ms"], samples["step_index"], samples["phase"], strict=True)
+    return np.array([v for v, step, phase in chosen if step == step_index and phase == "measure"], np.float64)
+
+
 def test_truth_is_measured_as_it_is(tmp_path: Path, truth: str) -> None:
     workload = custom(
         concurrency=[1, 4],
@@ -106,10 +116,18 @@ def test_truth_is_measured_as_it_is(tmp_path: Path, truth: str) -> None:
 
 def test_an_open_loop_is_judged_by_its_dispatch(tmp_path: Path, truth: str) -> None:
     workload = custom(rate=30.0, arrival="constant", isl=16, osl=2, duration_s=2.0, warmup_s=0.3, tail_s=2.0)
-    lake, record = measured(tmp_path, truth, workload)
+    try:
+        lake, record = measured(tmp_path, truth, workload)
+    except (
+        RunVoid
+    ) as void:  # on a machine this busy the generator itself was late: the rule must be the one that says so
+        late = void.record["validity"]["dispatch_delay"]
+        assert late["verdict"] == "void"
+        assert late["value"] > 10 * late["limit"]
+        return
     validity = record["validity"]
     assert isinstance(validity, dict)
-    assert validity["dispatch_delay"]["value"] is not None
+    assert validity["dispatch_delay"]["value"] <= 10 * validity["dispatch_delay"]["limit"]
     assert validity["achieved_rate"]["verdict"] == "pass"
     (step,) = summarise_run(lake, str(record["run_id"])).steps.to_pylist()
     assert step["request_rate_offered"] == pytest.approx(30.0, rel=0.02)
