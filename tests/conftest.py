@@ -1,9 +1,13 @@
 """Shared by all tests: a clean environment, and nothing left running or lying about."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
+
+# A shell's background job ignores SIGINT and every child inherits that; tests that interrupt a child need the default.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
