@@ -6,7 +6,6 @@ Does not belong here: expansion (``partitions.matrix``), adding partitions (the 
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -99,24 +98,13 @@ def chosen_suite(name: str) -> Suite:
     return suites[name]
 
 
-def _resolve() -> dict[str, str]:
-    """What a suite leaves to this machine: its instance and the versions of the engines installed here."""
-    from accelbench_assets.engines.registry import ENGINES
-    from accelbench_assets.errors import LaunchError
-    from accelbench_assets.launch.host import local_instance
-
-    known = {"local": local_instance()}
-    for name, engine in ENGINES.items():
-        with contextlib.suppress(LaunchError):  # not installed: its cells are left out
-            known[f"engine:{name}"] = engine.installed_version(STATE.settings.home)
-    return known
-
-
 def expanded(suite: Suite) -> tuple[BenchmarkCell, ...]:
     """The suite's cells that can fit; those of an engine that this machine lacks are left out."""
+    from accelbench_assets.engines.registry import suite_tokens
     from partitions.matrix import explain
 
-    return tuple(one.cell for one in explain(suite, resolve=_resolve()) if one.cell is not None)
+    tokens = suite_tokens(STATE.settings.home)
+    return tuple(one.cell for one in explain(suite, resolve=tokens) if one.cell is not None)
 
 
 def cell_rows() -> list[dict[str, Any]]:

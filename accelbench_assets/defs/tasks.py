@@ -8,7 +8,6 @@ killed command line cancels the run in good order.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import signal
@@ -24,7 +23,7 @@ from accelbench_assets.dagster_home import prepare_dagster_home
 from accelbench_assets.defs import catalog, events, pricing, publish
 from accelbench_assets.defs.benchmarks import asset_suffix, cells_partitions
 from accelbench_assets.defs.resources import AccelBench
-from accelbench_assets.errors import AccelBenchError, LaunchError, UsageError
+from accelbench_assets.errors import AccelBenchError, UsageError
 from accelbench_assets.lake.lake import Lake
 from accelbench_assets.scrub import scrub
 from accelbench_assets.settings import load_settings
@@ -169,19 +168,14 @@ def run(request: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def sync(suite_name: str) -> Mapping[str, Any]:
     """Register the cells of a suite; returns new keys by family."""
-    from accelbench_assets.engines.registry import ENGINES
-    from accelbench_assets.launch.host import local_instance
+    from accelbench_assets.engines.registry import suite_tokens
     from partitions.catalog import load_suites
 
     suites = load_suites()
     if suite_name not in suites:
         raise UsageError(f"--suite: {suite_name!r} is not one of {', '.join(sorted(suites))}.")
-    home = load_settings().home
-    resolve = {"local": local_instance()}
-    for name, engine in ENGINES.items():
-        with contextlib.suppress(LaunchError):  # an engine that is not installed leaves its cells unresolved
-            resolve[f"engine:{name}"] = engine.installed_version(home)
-    cells = [one.cell for one in explain(suites[suite_name], resolve=resolve) if one.cell is not None]
+    tokens = suite_tokens(load_settings().home)
+    cells = [one.cell for one in explain(suites[suite_name], resolve=tokens) if one.cell is not None]
     return {"suite": suite_name, "cells": len(cells), "added": Session().register(cells)}
 
 

@@ -6,6 +6,7 @@ Does not belong here: how any of them works (one module each). A new engine is o
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,3 +50,14 @@ def local_target(engine: str, model: str, home: Path) -> LocalTarget:
     weights = found.weights(model, home)
     dtype = weights.dtype if weights.quantization == "none" else "auto"
     return LocalTarget(model, weights.revision, engine, version, weights.quantization, dtype)
+
+
+def suite_tokens(home: Path) -> dict[str, str]:
+    """What a suite leaves to this machine: its instance, and the version of each engine that is installed here."""
+    from accelbench_assets.launch.host import local_instance
+
+    known = {"local": local_instance()}
+    for name, engine in ENGINES.items():
+        with contextlib.suppress(LaunchError):  # not installed: its cells are left out
+            known[f"engine:{name}"] = engine.installed_version(home)
+    return known

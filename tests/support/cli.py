@@ -12,10 +12,6 @@ from typing import Any
 
 import psutil
 
-WORKLOAD = """\
-id: {id}@1
-"""
-
 
 class Cli:
     """The ``accelbench`` of this checkout, with ACCELBENCH_HOME in *home* and nothing else from outside."""
