@@ -90,7 +90,11 @@ def shard(*, windows_s: list[float], scheduled: list[int], **other: Any) -> dict
                 "cut": 0,
             }
         )
-    client = {"loop_lag_p99_ms": 0.4, "loop_lag_max_ms": 3.0, "cpu_share_max": 0.2}
+    client = {
+        **{"loop_lag_p99_ms": 0.4, "loop_lag_max_ms": 3.0, "cpu_share_max": 0.2},
+        **{"stamp_lag_p99_ms": 0.1, "clock_jumps": 0, "clock_fallbacks": 0, "events_per_s_max": 1000},
+        "null_server": {"events_per_s": 100_000.0, "own_latency_p99_ms": 0.3, "requests_per_s": 2000.0},
+    }
     return {
         "format": 1,
         "run_id": "run",

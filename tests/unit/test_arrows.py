@@ -7,7 +7,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("accelbench_assets", "loadgen", "partitions")
-DOMAIN = ("bench", "engines", "launch", "pricing", "models", "instances", "lake", "sqlkit", "reports")
+DOMAIN = (
+    *("bench", "engines", "launch", "pricing", "models", "instances", "lake", "sqlkit", "reports"),
+    *("telemetry", "importers"),
+)
 FACES = ("cli", "api", "defs")
 
 # Third-party library -> the only places (path prefixes) that may import it.
@@ -20,7 +23,10 @@ RESERVED = {
     "psycopg": ("accelbench_assets/sqlkit/",),
 }
 # Only the schema, the plan, the workloads and the version of the generator are anybody else's business.
-LOADGEN_DOORS = {"loadgen", "loadgen.plan", "loadgen.samples", "loadgen.workloads"}
+LOADGEN_DOORS = {
+    *("loadgen", "loadgen.plan", "loadgen.samples", "loadgen.workloads"),
+    *("loadgen.steady", "loadgen.schedule", "loadgen.capacity"),
+}
 
 
 def modules() -> list[Path]:

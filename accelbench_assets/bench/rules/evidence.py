@@ -1,0 +1,64 @@
+"""Is it enough, and was it steady: rules M6, M11, S2 and S5.
+
+Belongs here: verdicts on windows, sample counts and steadiness. Does not belong here: estimators (``quantiles``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from accelbench_assets.bench.frame import Frame, load_label
+from accelbench_assets.bench.quantiles import describe
+from accelbench_assets.bench.rules.outcome import Verdict, verdict
+
+MIN_SAMPLES_FOR_MEDIAN = 20  # S3: ten effective exceedances
+
+
+def evidence(frame: Frame, level: str, required_s: float) -> Verdict:
+    """M11: the window is as long as its level demands, and something was sent in it."""
+    index, seconds = frame.window.label, frame.window.seconds
+    if seconds < required_s * 0.999:
+        text = (
+            f"The window of step {index} is {seconds:.0f} s; evidence level {level} needs {required_s:.0f} s."
+        )
+        return verdict("void", seconds, required_s, text)
+    if not frame.arrived.any():
+        text = f"No request was sent in the window of step {index}: there is nothing to measure."
+        return verdict("void", 0, MIN_SAMPLES_FOR_MEDIAN, text)
+    n = int((frame.arrived & frame.ok).sum())
+    if n < MIN_SAMPLES_FOR_MEDIAN:
+        text = f"Step {index} has {n} completed requests; even a median needs {MIN_SAMPLES_FOR_MEDIAN}."
+        return verdict("warn", n, MIN_SAMPLES_FOR_MEDIAN, text)
+    return verdict("pass", seconds, required_s, f"Windows and samples are enough for evidence level {level}.")
+
+
+def independence(frame: Frame) -> Verdict:
+    """S2: correlated requests say less than their number; a machine whose speed drifts shows here first."""
+    values = frame.numbers("e2e_ms")[frame.arrived & frame.ok]
+    found = describe(values[~np.isnan(values)], intervals=False)
+    if found is None:
+        return verdict("pass", None, MIN_SAMPLES_FOR_MEDIAN, "There is no completed request to judge.")
+    text = f"The {found.n} completed requests of step {frame.window.label} count as {found.n_eff:.0f} independent"
+    if found.n >= MIN_SAMPLES_FOR_MEDIAN > found.n_eff:
+        why = "the speed of the server or its machine drifted, and quantiles describe this window only"
+        return verdict("warn", found.n_eff, MIN_SAMPLES_FOR_MEDIAN, f"{text} ones: {why}.")
+    return verdict("pass", found.n_eff, MIN_SAMPLES_FOR_MEDIAN, f"{text} ones.")
+
+
+def warm_up(shards: Sequence[Mapping[str, Any]], level: str) -> Verdict:
+    """M6: a warm-up by state that never settled voids what claims to be more than a smoke test."""
+    steps = [step for shard in shards for step in shard["steps"] if step.get("warmup")]
+    cold = [step for step in steps if step["warmup"]["status"] == "not_warm"]
+    if not cold:
+        by_state = sum(step["warmup"]["rule"] == "state" for step in steps)
+        text = f"Warm-ups ended by the server's state in {by_state} of {len(steps)} steps, by time in the others."
+        return verdict("pass", 0, 0, text)
+    step = cold[0]
+    label, seconds = load_label(step["load_kind"], float(step["load_value"])), step["warmup"]["seconds"]
+    text = (
+        f"Step {label} was not warm after {seconds:.0f} s: its figures had not settled when the window began."
+    )
+    return verdict("void" if level in ("standard", "publication") else "warn", len(cold), 0, text)
