@@ -9,10 +9,10 @@ PYTEST := $(BIN)/python -m pytest
 UV_ENV := UV_PROJECT_ENVIRONMENT=$(VENV) VIRTUAL_ENV=$(CURDIR)/$(VENV) UV_LINK_MODE=copy
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-vllm test test-long lint ui bench lock clean
+.PHONY: help install demo demo-vllm test test-long lint ui bench bench-loadgen lock clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## make .venv with everything pinned in requirements.lock
 
@@ -48,6 +48,9 @@ ui: install ## open the Dagster UI on the same lake and instance
 
 bench: install ## benchmarks: ratios measured in one run
 	$(PYTEST) tests/benchmarks -m "long or not long" -s
+
+bench-loadgen: install ## our load generator beside four others against the ground-truth server (fetches them: ~12 GB, ~20 min)
+	$(BIN)/python -m tests.benchmarks.loadgen_peers
 
 lock: ## resolve requirements.lock anew (universal, hashed, without addresses)
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 \

@@ -7,16 +7,23 @@ Does not belong here: interpretation of the bytes (``decode``), the kept row (``
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from dataclasses import dataclass, field
+from typing import Any
 
+from loadgen.clock import KernelClock
 from loadgen.http1 import Framer
 from loadgen.plan import Replica
 
 
 @dataclass(slots=True)
 class Request:
-    """What is sent: body bytes, the prompt inside them, and what was asked for (tokens)."""
+    """What is sent: body bytes, the prompt inside them, and what was asked for (tokens).
+
+    ``model`` is the label of the row (``None``: the plan's model). ``cancel_after_ns`` is how long after the
+    send the harness cancels by plan. Requests of one ``affinity`` share a connection while it is idle.
+    """
 
     seq: int
     request_id: str
@@ -24,6 +31,17 @@ class Request:
     prompt: bytes
     input_tokens: int | None
     output_tokens: int | None
+    model: str | None = None
+    session_id: str | None = None
+    turn: int | None = None
+    cancel_after_ns: int | None = None
+    affinity: str | None = None
+    stored_prompt_hash: str | None = None  # of a request read back from disk, whose prompt is not kept
+
+    @property
+    def prompt_hash(self) -> str:
+        """The first 16 hexadecimal digits of the prompt's SHA-256."""
+        return self.stored_prompt_hash or hashlib.sha256(self.prompt).hexdigest()[:16]
 
 
 @dataclass(slots=True)
@@ -41,8 +59,11 @@ class Exchange:
     """One request on its way. ``scheduled_ns`` 0 means a := s (closed loop); ``sent_ns`` 0 means never
     sent.
 
-    ``stamps``, ``lags_us`` and ``reads`` run in parallel, one entry a socket read; ``lags_us`` (user stamp
-    minus kernel stamp) stays empty where stamps are taken in user space.
+    ``stamps``, ``lags_ns`` and ``reads`` run in parallel, one entry a socket read with bytes of this answer.
+    A stamp is the kernel's where ``lags_ns`` (user stamp minus kernel stamp) is 0 or more, and the user's
+    where it is -1. The first reads of a long answer may have left memory: the spool knows them by ``spilled``,
+    their sizes are ``spilled_sizes``. ``clock`` is that of the kernel's stamps. ``phase`` names what
+    is no part of a step's load (``canary``, ``calibration``). ``carrier`` is the connection's business.
     """
 
     request: Request
@@ -55,11 +76,17 @@ class Exchange:
     connect_ms: float | None = None
     reused: bool | None = None
     stamps: array[int] = field(default_factory=lambda: array("q"))
-    lags_us: array[int] = field(default_factory=lambda: array("q"))
+    lags_ns: array[int] = field(default_factory=lambda: array("q"))
     reads: list[bytes] = field(default_factory=list)
     framer: Framer = field(default_factory=Framer)
     http_status: int = 0
     failure: Failure | None = None
+    phase: str | None = None
+    planned_cancel: bool = False
+    spilled: list[tuple[int, int, int]] = field(default_factory=list)
+    spilled_sizes: array[int] = field(default_factory=lambda: array("I"))
+    clock: KernelClock | None = None
+    carrier: Any = None
 
     @property
     def reference_ns(self) -> int:
@@ -68,6 +95,11 @@ class Exchange:
         return self.scheduled_ns or self.sent_ns or self.begun_ns
 
     @property
+    def finish_ns(self) -> int:
+        """When it ended: the last read of an answer that came to its end, else when that was noticed."""
+        return self.stamps[-1] if self.failure is None and self.stamps else self.end_ns
+
+    @property
     def kernel_stamped(self) -> bool:
         """Whether every read was stamped by the kernel."""
-        return bool(self.stamps) and len(self.lags_us) == len(self.stamps)
+        return bool(self.lags_ns) and min(self.lags_ns) >= 0

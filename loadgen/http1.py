@@ -13,6 +13,10 @@ for a read); after the step ``decode`` feeds the same bytes to another one that 
 from __future__ import annotations
 
 _MAX_HEAD = 65_536
+_SIZES_MAX = 4_096
+WHOLE_CHUNKS: dict[bytes, int] = {}
+"""Chunk-size line -> length of the whole chunk with it and its line ends, for sizes met before; never the
+last chunk's."""
 
 
 class FramingError(ValueError):
@@ -24,7 +28,8 @@ class Framer:
 
     After the head: ``status``, ``headers`` (lower-case names, last value wins), ``keep_alive``. With
     *collect*, ``body`` lists ``(read_index, bytes)`` pairs in order. ``surplus`` counts bytes after the end
-    of the response.
+    of the response. While ``at_chunk``, a read whose size line :data:`WHOLE_CHUNKS` has with the read's length
+    need not be fed, unless collecting: it changes nothing.
     """
 
     __slots__ = (
@@ -33,6 +38,7 @@ class Framer:
         "_left",
         "_mode",
         "_read",
+        "at_chunk",
         "body",
         "done",
         "headers",
@@ -47,6 +53,7 @@ class Framer:
         self._left = 0  # bytes to come of the body (length), or of the chunk and its line end (chunk)
         self._read = -1
         self._collect = collect
+        self.at_chunk = False  # the next byte begins a chunk's size line
         self.body: list[tuple[int, bytes]] = []
         self.done = False
         self.status = 0
@@ -57,6 +64,12 @@ class Framer:
     def feed(self, data: bytes) -> bool:
         """Take one read; return :attr:`done`. Raises :class:`FramingError`."""
         self._read += 1
+        if self.at_chunk:
+            end = data.find(b"\r\n")
+            if WHOLE_CHUNKS.get(data[:end]) == len(data):
+                if self._collect:
+                    self.body.append((self._read, data[end + 2 : -2]))
+                return False
         if self.done:
             self.surplus += len(data)
             return True
@@ -134,6 +147,8 @@ class Framer:
         if self._carry:
             data, self._carry = self._carry + data, b""
         at, size = 0, len(data)
+        self.at_chunk = False
+        known, body = WHOLE_CHUNKS, self.body if self._collect else None
         while True:
             if self._left:
                 if self._collect:
@@ -144,6 +159,7 @@ class Framer:
                 at += self._left
                 self._left = 0
             if at == size:
+                self.at_chunk = True
                 return False
             end = data.find(b"\r\n", at)
             if end < 0:
@@ -151,6 +167,12 @@ class Framer:
                     raise FramingError("a chunk-size line does not end")
                 self._carry = data[at:]
                 return False
+            whole = known.get(data[at:end])
+            if whole is not None and at + whole <= size:
+                if body is not None:
+                    body.append((self._read, data[end + 2 : at + whole - 2]))
+                at += whole
+                continue
             try:
                 length = int(data[at:end].partition(b";")[0], 16)
             except ValueError:
@@ -158,6 +180,8 @@ class Framer:
             if length == 0:
                 return self._trailers(data, at, end)
             self._left = length + 2  # and its line end
+            if len(known) < _SIZES_MAX:
+                known[data[at:end]] = end - at + length + 4
             at = end + 2
 
     def _trailers(self, data: bytes, at: int, end: int) -> bool:

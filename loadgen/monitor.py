@@ -33,27 +33,31 @@ class Monitor:
     """Collects over all windows of a run. The loop calls :meth:`tick` every 10 ms with the time it was due.
 
     The lag of a tick is how late the loop came to it: the wait that any other event could have had. The CPU
-    share is that of the loop's thread, over spans of about a second; 1 is one core.
+    share is that of the loop's thread, over spans of about a second; 1 is one core. Events are socket reads, over
+    the same spans.
     """
 
     def __init__(self) -> None:
         self.lags_ns = array("q")
         self.send_lags_ns = array("q")
-        self.cpu_share_max = 0.0
-        self._since: tuple[int, int] | None = None  # wall and thread CPU, ns
+        self.cpu_share_max = self.events_per_s_max = 0.0
+        self._since: tuple[int, int, int] | None = None  # wall and thread CPU in ns, socket reads
+        self._reads = 0
 
-    def tick(self, due_ns: int, now_ns: int) -> None:
-        """Note one tick inside a window; ticks the loop missed altogether count with the lag they had."""
+    def tick(self, due_ns: int, now_ns: int, reads: int = 0) -> None:
+        """Note one tick inside a window, with the count of socket reads so far; ticks the loop missed altogether
+        count with the lag they had."""
+        self._reads = reads
         late = max(0, now_ns - due_ns)
         self.lags_ns.append(late)
         while (late := late - TICK_NS) > 0:
             self.lags_ns.append(late)
         cpu = time.thread_time_ns()
         if self._since is None:
-            self._since = (now_ns, cpu)
+            self._since = (now_ns, cpu, reads)
         elif now_ns - self._since[0] >= NS:
             self._close(now_ns, cpu)
-            self._since = (now_ns, cpu)
+            self._since = (now_ns, cpu, reads)
 
     def window_end(self) -> None:
         """The window is over: take what is left of its last second."""
@@ -64,7 +68,9 @@ class Monitor:
 
     def _close(self, now_ns: int, cpu_ns: int) -> None:
         assert self._since is not None
-        self.cpu_share_max = max(self.cpu_share_max, (cpu_ns - self._since[1]) / (now_ns - self._since[0]))
+        wall_ns, cpu_before_ns, reads = self._since
+        self.cpu_share_max = max(self.cpu_share_max, (cpu_ns - cpu_before_ns) / (now_ns - wall_ns))
+        self.events_per_s_max = max(self.events_per_s_max, (self._reads - reads) * NS / (now_ns - wall_ns))
 
     def figures(self) -> dict[str, float | None]:
         """The figures for ``shard.json``; null where no window was measured."""
@@ -76,6 +82,7 @@ class Monitor:
             "loop_lag_p99_ms": ms(quantile(self.lags_ns, 0.99)),
             "loop_lag_max_ms": ms(max(self.lags_ns, default=None)),
             "cpu_share_max": self.cpu_share_max if self.lags_ns else None,
+            "events_per_s_max": self.events_per_s_max if self.lags_ns else None,
             "cpu_s": time.process_time(),
             "rss_peak_mib": rss_peak_mib(),
             "send_lag_p99_ms": ms(quantile(self.send_lags_ns, 0.99)),

@@ -4,8 +4,8 @@ Belongs here: writing whole small files atomically, and saying in one sentence w
 Does not belong here: what is in them (``samples``, ``run``).
 
 In a folder a file appears complete or not at all (temporary file, fsync, rename, fsync of the folder); S3
-puts are atomic by nature. S3 is addressed by the usual variables: AWS_ENDPOINT_URL, AWS_REGION,
-AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, ….
+puts are atomic by nature. What S3 refuses after it took a probe is kept in a local folder. S3 is addressed by
+the usual variables: AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, ….
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import tempfile
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -47,17 +48,17 @@ def open_sink(uri: str, folder: str) -> Sink:
 
 class _FolderSink:
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(_sentence(error, f"making the folder {folder}")) from None
+            raise OutputError(sentence(error, f"making the folder {folder}")) from None
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise OutputError(_sentence(OSError(errno.EACCES, ""), f"writing to {folder}"))
+            raise OutputError(sentence(OSError(errno.EACCES, ""), f"writing to {folder}"))
 
     def put(self, name: str, data: bytes) -> None:
-        path = self._folder / name
-        partial = self._folder / f".{name}.{os.getpid()}.tmp"
+        path = self.folder / name
+        partial = self.folder / f".{name}.{os.getpid()}.tmp"
         try:
             descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
             try:
@@ -68,7 +69,7 @@ class _FolderSink:
             finally:
                 os.close(descriptor)
             partial.replace(path)
-            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+            folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(folder)
             finally:
@@ -76,7 +77,7 @@ class _FolderSink:
         except OSError as error:
             with contextlib.suppress(OSError):  # the first failure is the one to tell
                 partial.unlink(missing_ok=True)
-            raise OutputError(_sentence(error, f"writing {path}")) from None
+            raise OutputError(sentence(error, f"writing {path}")) from None
 
 
 class _S3Sink:
@@ -85,8 +86,11 @@ class _S3Sink:
     def __init__(self, uri: str, prefix: str) -> None:
         self._uri, self._prefix = uri, prefix
         self._connected: Any = None
+        self._proved = False
+        self._kept: _FolderSink | None = None
         probe = f".probe-{os.getpid()}"
         self.put(probe, b"probe")
+        self._proved = True
         with contextlib.suppress(OSError):  # who may write but not delete can still measure
             self._system().delete_file(f"{prefix}/{probe}")
 
@@ -98,7 +102,18 @@ class _S3Sink:
                 stream.write(data)
         except (OSError, pa.ArrowException) as error:
             reason = " ".join(str(error).split())[:300].rstrip(".")
-            raise OutputError(f"Writing {self._uri}/…/{name} to S3 failed: {reason}.") from None
+            kept = self._keep(name, data) if self._proved else ""
+            raise OutputError(f"Writing {self._uri}/…/{name} to S3 failed: {reason}.{kept}") from None
+
+    def _keep(self, name: str, data: bytes) -> str:
+        """Save what S3 did not take in a temporary folder; a sentence that says where."""
+        try:
+            if self._kept is None:
+                self._kept = _FolderSink(Path(tempfile.mkdtemp(prefix="loadgen-kept-")))
+            self._kept.put(name, data)
+        except (OSError, OutputError) as error:
+            return f" It could not be kept on this machine either: {error}"
+        return f" It was kept in {self._kept.folder}; copy it to S3 by hand."
 
     def _system(self) -> Any:
         from pyarrow import fs
@@ -116,7 +131,8 @@ class _S3Sink:
         return self._connected
 
 
-def _sentence(error: OSError, doing: str) -> str:
+def sentence(error: OSError, doing: str) -> str:
+    """What went wrong while *doing* something with a file, for people."""
     if error.errno == errno.ENOSPC:
         return f"The disk is full: {doing} failed. Free some space and run the command again."
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):

@@ -29,8 +29,8 @@ class Progress:
                 self._poll = None
 
     def event(self, event: str, **fields: Any) -> None:
-        """Say *event*; known fields are step_index, phase, elapsed_s, planned_s, sent, completed, failed,
-        message."""
+        """Say *event*; known fields are step_index, kind, phase, elapsed_s, planned_s, load_kind, load_value, sent,
+        completed, failed, in_flight, events_per_s, output_tokens, message."""
         try:
             if self.mode == "json":
                 if event == "progress" and self._poll is not None and not self._poll.poll(0):
@@ -42,13 +42,18 @@ class Progress:
             self.mode = "quiet"  # nobody listens any more; the samples still count
 
     def _human(self, event: str, fields: dict[str, Any]) -> None:
-        if event in ("calibrated", "warning", "done"):
-            print(f"{'warning: ' if event == 'warning' else ''}{fields.get('message', event)}", flush=True)
+        if event in ("calibrated", "warning", "point", "cause", "done"):
+            text = f"{'warning: ' if event == 'warning' else ''}{fields.get('message', event)}"
+            print(f"\r{text}\033[K" if self._terminal else text, flush=True)
         elif event == "step_end" or (event == "progress" and self._terminal):
             text = (
                 f"step {fields['step_index']} {fields['phase']:<7} "
                 f"{fields['elapsed_s']:.0f}/{fields['planned_s']:.0f} s, "
                 f"{fields['sent']} sent, {fields['completed']} done, {fields['failed']} failed"
             )
+            if event == "progress" and fields.get("events_per_s") is not None:
+                text += f", {fields['in_flight']} in flight, {fields['events_per_s']:,.0f} events/s"
+            elif event == "step_end" and fields.get("output_tokens") and fields["elapsed_s"] > 0:
+                text += f", {fields['output_tokens'] / fields['elapsed_s']:,.0f} tokens/s"
             last = event == "step_end"
             print(f"\r{text}\033[K" if self._terminal else text, end="\n" if last else "", flush=True)

@@ -1,74 +1,103 @@
-"""A whole run of the generator: calibrate, hash, measure each step, write each part, and always leave
-``shard.json``.
+"""A whole run of the generator: calibrate, hash, measure each step, write each part, and always leave ``shard.json``.
 
-Belongs here: the order of things, the record of the shard, what is kept when something goes wrong.
-Does not belong here: argument parsing (``__main__``), each of the parts it calls.
+Belongs here: the order of things, what is kept when something goes wrong. Does not belong here: argument parsing
+(``__main__``), several processes (``workers``), the record's fields (``run_record``), each of the parts it calls.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-import os
-import platform
-import re
-import resource
 import time
 from collections.abc import Callable
 from typing import Any
 
-from loadgen import __version__
 from loadgen.calibrate import CalibrationResult, calibrate
-from loadgen.client import Client
+from loadgen.conductor import Conductor, HostConductor
 from loadgen.control import Control, RunError
 from loadgen.monitor import Monitor
 from loadgen.output import OutputError, Sink, open_sink
-from loadgen.plan import Plan, PlanError
+from loadgen.plan import Plan, PlanError, Step
 from loadgen.progress import Progress
+from loadgen.run_record import Totals, cause_text, client_record, shard_record, step_record
+from loadgen.run_setup import anchor, in_flight_ceiling, local_folder, open_client
 from loadgen.samples import Origin, SampleBatch
 from loadgen.source import StepSource, hashes
-from loadgen.steps import StepResult, StepRunner
+from loadgen.spool import Spool
+from loadgen.steps import Machinery, StepResult, StepRunner
 from loadgen.timer import Timer
-from loadgen.workloads import Workload, from_document
+from loadgen.workloads import Workload, check_runnable, from_document
 
-_CEILING_MAX = 10_000
-_SPARE_DESCRIPTORS = 64
+NS = 1_000_000_000
+_SPARE_S = 1.0
+_CANARY_NEEDS_S = 20.0  # of the deadline
 
 
-def run_plan(plan: Plan, out: str, progress: Progress, started_ns: int) -> tuple[int, str | None]:
-    """Run *plan* and write below *out*; returns the exit code and, unless it is 0, the reason for people.
+def run_plan(
+    plan: Plan,
+    out: str,
+    progress: Progress,
+    started_ns: int,
+    *,
+    control: Control | None = None,
+    conductor: Conductor | None = None,
+) -> tuple[int, str | None]:
+    """Run *plan* in this process and write below *out*; returns the exit code and, unless it is 0, the reason for
+    people. *conductor* and *control* are a worker's.
 
-    Raises ``PlanError`` (nothing was sent) and ``OutputError`` (nothing can be written) before the first
-    request.
+    Raises ``PlanError`` (nothing was sent) and ``OutputError`` (nothing can be written) before the first request.
     """
-    return _Run(plan, out, progress, started_ns).run()
+    return _Run(plan, out, progress, control or Control(plan.deadline_s, started_ns), conductor).run()
 
 
 class _Run:
-    def __init__(self, plan: Plan, out: str, progress: Progress, started_ns: int) -> None:
+    def __init__(
+        self, plan: Plan, out: str, progress: Progress, control: Control, conductor: Conductor | None
+    ) -> None:
         plan.validate()
-        self.plan, self.progress = plan, progress
+        self.progress, self.control = progress, control
         self.workload: Workload = from_document(plan.workload)
         if plan.workload_hash != self.workload.hash:
             raise PlanError("workload_hash: it is not the hash of the plan's workload document")
-        secret = _api_key(plan)
-        self.redact = _redactor([secret, *plan.headers.values()])
-        self.client = Client(
-            plan.replicas,
-            api=plan.api,
-            headers={**plan.headers, **({"Authorization": f"Bearer {secret}"} if secret else {})},
-            request_timeout_s=plan.request_timeout_s,
-            idle_timeout_s=plan.idle_timeout_s,
+        check_runnable(self.workload, dataset=plan.dataset, models=len(plan.models or (plan.model,)))
+        self.plan = plan = dataclasses.replace(  # how connections are made is part of a profile
+            plan,
+            fresh_connections=plan.fresh_connections or self.workload.fresh_connections,
+            http_version=max(plan.http_version, self.workload.http_version),
         )
-        self.sink: Sink = open_sink(out, f"shard={plan.shard:03d}")
-        self.control = Control(plan.deadline_s, started_ns)
-        self.monitor = Monitor()
+        self.client, self.redact = open_client(plan)
+        self.sink: Sink = open_sink(out, folder := f"shard={plan.shard:03d}")
+        self.start = anchor()
+        self.offset_ns = self.start["wall_ns"] - self.start["mono_ns"]
+        self.workers = plan.shards if conductor is not None else 1
+        if conductor is None:
+            waits = plan.start_at_unix is not None
+            conductor = HostConductor(plan, self.offset_ns) if waits else Conductor()
+        conductor.attach(self.client)
+        timer = Timer()
+        self.client.watch(timer.fileno(), timer.clear)
+        self.made = Machinery(
+            client=self.client,
+            timer=timer,
+            control=self.control,
+            monitor=Monitor(),
+            progress=progress,
+            conductor=conductor,
+            spool=Spool.open(local_folder(out, folder)),
+            in_flight_ceiling=in_flight_ceiling(),
+        )
+        self.unsettled = False  # raw answers are in the spool that nobody has decoded
+        self.totals = Totals()
         self.parts: list[dict[str, Any]] = []
         self.steps: list[dict[str, Any]] = []
         self.warnings: list[str] = []
         self.calibration: CalibrationResult | None = None
         self.hashes: tuple[str | None, str | None] = (None, None)
-        self.start = _anchor()
+        self.capacity: dict[str, Any] | None = None
+        self.canary: dict[str, Any] | None = None
+        self.null_server: dict[str, float | None] | None = None
+        self.null_server_reason: str | None = "the run did not come to its end"
 
     def run(self) -> tuple[int, str | None]:
         self.control.install()
@@ -77,15 +106,25 @@ class _Run:
         try:
             reason = self._measure()
             code = 0 if reason is None else self.control.exit_code
+        except PlanError as error:  # the user's file, which is read when the server's tokens are known
+            reason, code = str(error), 2
         except (RunError, OutputError) as error:
             reason, code = self.redact(str(error)), self.control.exit_code
         except Exception as error:  # of ours, or of a server nobody foresaw: shard.json says so
             reason, code = self._unforeseen(error), self.control.exit_code
+        spool = self.made.spool
+        kept = self.unsettled and bool(spool.segments)
+        if kept:
+            self._warn(f"raw answers are left; run: python -m loadgen recover --out {spool.folder}")
         try:
             self.sink.put("shard.json", self._shard(reason).encode())
         except OutputError as error:
             reason, code = reason or str(error), code or 1
         self.client.close()
+        if not kept:
+            spool.close()
+        for cause in self.totals.causes():
+            self.progress.event("cause", message=cause_text(cause), **cause)
         rows = sum(part["rows"] for part in self.parts)
         self.progress.event("done", rows=rows, complete=code == 0, message=f"{rows} samples written")
         return code, reason
@@ -96,48 +135,112 @@ class _Run:
         return f"An error inside the load generator ended the run: {what}."
 
     def _measure(self) -> str | None:
-        plan = self.plan
-        timer = Timer()
-        self.client.watch(timer.fileno(), timer.clear)
-        self.calibration = result = calibrate(plan, self.workload, self.client, self.control)
+        self.calibration = result = calibrate(self.plan, self.workload, self.client, self.control)
         if result.warning:
             self._warn(result.warning)
         self.progress.event(
             "calibrated", message=f"prompts of {result.n_words} words", n_words=result.n_words
         )
-        sources = [StepSource(plan, self.workload, step, result.n_words) for step in plan.steps]
+        if self.plan.shards > self.workers and self.plan.start_at_unix is None:
+            self._warn("start_at_unix: shards without a common start begin when each is ready")
+        stopped = self._search() if self.plan.search is not None else self._ladder()
+        if stopped is not None:
+            return stopped
+        last = self.made.conductor.all_done(self.control)
+        if self.plan.canary and self.plan.shard == 0:
+            self._ask_canary()
+        self._calibrate_client(last)
+        return None
+
+    # ------------------------------------------------------------------ steps
+
+    def _ladder(self) -> str | None:
+        sources = [self._source(step) for step in self.plan.steps]
         self.hashes = hashes(sources)
-        ceiling = _in_flight_ceiling()
         for index, source in enumerate(sources):
             if (stopped := self.control.stop_reason()) is not None:
                 return stopped
-            runner = StepRunner(
-                source,
-                self.client,
-                timer,
-                self.control,
-                self.monitor,
-                self.progress,
-                requests=self.workload.requests,
-                in_flight_ceiling=ceiling,
-            )
-            origin = self._origin(source.step.step_index)
-            step = runner.run(origin)
-            self.steps.append(self._step_record(source, step))
-            if index == 0:
-                self._add_calibration(step.ledger.batch)
-            self._write(f"part-{source.step.step_index:03d}.parquet", step.ledger.batch)
-            if step.ceiling_hits:
-                self._warn(
-                    f"step {index}: {step.ceiling_hits} requests were not sent, {ceiling} being in flight"
-                )
-            if step.stopped is not None:
-                return step.stopped
+            result = self._step(source, self.plan.steps[index], index)
+            if result.stopped is not None:
+                return result.stopped
         return None
 
+    def _search(self) -> str | None:
+        from loadgen.capacity import FRACTIONS, MAX_CONCURRENCY, Point, Search
+        from loadgen.tally import Tally
+
+        asked, workload = dict(self.plan.search or {}), self.workload
+        search = Search(
+            self.plan.steps[0],
+            asked["slo"],
+            arrival=asked.get("arrival") or _confirming(workload.open_arrival),
+            fractions=asked.get("fractions") or workload.open_fractions or FRACTIONS,
+            max_concurrency=asked.get("max_concurrency") or MAX_CONCURRENCY,
+        )
+        points: list[Point] = []
+        sources: list[StepSource] = []
+        short: str | None = None
+        stopped: str | None = None
+        spare_s = _SPARE_S  # what a point takes beyond its warm-up and window: tail, decoding
+        while stopped is None and (step := search.next(points)) is not None:
+            if (stopped := self.control.stop_reason()) is not None:
+                break
+            left_s = (self.control.deadline_ns - time.perf_counter_ns()) / NS
+            if left_s < step.warmup_s + step.window_s + spare_s:
+                short = f"{left_s:.0f} s of the deadline are left, and the next point takes {step.planned_s:.0f} s"
+                self._warn(f"the capacity search ended early: {short}")
+                break
+            sources.append(self._source(step))
+            tally = Tally(step, search.slo)
+            result = self._step(sources[-1], step, step.step_index, tally.add)
+            now_s = (self.control.deadline_ns - time.perf_counter_ns()) / NS
+            spare_s = max(spare_s, left_s - now_s - result.warmup["seconds"] - step.window_s)
+            if (stopped := result.stopped) is None:
+                points.append(tally.point(result, self.offset_ns))
+                self.progress.event("point", **dataclasses.asdict(points[-1]), message=_describe(points[-1]))
+        self.capacity = search.result(points, stopped or short)
+        self.hashes = hashes(sources)
+        return stopped
+
+    def _source(self, step: Step) -> StepSource:
+        assert self.calibration is not None
+        return StepSource(self.plan, self.workload, step, self.calibration)
+
+    def _step(
+        self, source: StepSource, step: Step, index: int, also: Callable[[SampleBatch], None] | None = None
+    ) -> StepResult:
+        share = self.plan.share(step)
+        runner = StepRunner(source, step, share, self.made, index=index)
+        numbers = iter(range(1000))
+
+        def emit(batch: SampleBatch) -> None:
+            if also is not None:
+                also(batch)
+            if not self.parts:
+                self._add_calibration(batch)
+            self._write(f"part-{step.step_index:03d}-{next(numbers):03d}.parquet", batch)
+
+        self.unsettled = True
+        result = runner.run(self._origin(step.step_index), emit)
+        self.unsettled = False
+        self.steps.append(step_record(step, share, result, self.offset_ns))
+        self.totals.add(result)
+        if result.error is not None:
+            raise result.error
+        if (late_s := self.made.conductor.late_s) > 0:
+            self._warn(f"step {index}: this shard began {late_s:.3f} s late, when it was ready")
+        if result.ceiling_hits:
+            self._warn(
+                f"step {index}: {result.ceiling_hits} requests were not sent, "
+                f"{self.made.in_flight_ceiling} being in flight"
+            )
+        return result
+
     def _origin(self, step_index: int) -> Origin:
-        offset = self.start["wall_ns"] - self.start["mono_ns"]
-        return Origin(self.plan.run_id, self.plan.shard, step_index, self.plan.model, offset, self.redact)
+        plan = self.plan
+        return Origin(plan.run_id, plan.shard, step_index, plan.model, self.offset_ns, self.redact)
+
+    # ------------------------------------------------------------------ parts
 
     def _add_calibration(self, batch: SampleBatch) -> None:
         assert self.calibration is not None
@@ -154,112 +257,82 @@ class _Run:
         self.warnings.append(text)
         self.progress.event("warning", message=text)
 
-    def _step_record(self, source: StepSource, result: StepResult) -> dict[str, Any]:
-        offset = self.start["wall_ns"] - self.start["mono_ns"]
-        ledger, step = result.ledger, source.step
-        return {
-            "step_index": step.step_index,
-            "load_kind": step.load_kind,
-            "load_value": step.load_value,
-            "arrival": step.arrival,
-            "phase_starts_ns": {name: at + offset for name, at in result.starts_ns.items()},
-            "measure_end_ns": result.measure_end_ns + offset,
-            "requests_scheduled_in_window": result.scheduled_in_window,
-            "sent": ledger.window_sent,
-            "ok": ledger.window_ok,
-            "failed_by_class": dict(sorted(ledger.window_failures.items())),
-            "cut": ledger.window_cut,
-            "unfinished": result.unfinished,
-        }
+    # ------------------------------------------------------------------ after the steps
+
+    def _ask_canary(self) -> None:
+        from loadgen import canary
+
+        left_s = (self.control.deadline_ns - time.perf_counter_ns()) / NS
+        if left_s < _CANARY_NEEDS_S:
+            return self._warn(f"the canary prompts were left out: {left_s:.0f} s of the deadline were left")
+        found = canary.ask(self.plan, self.client, self.control)
+        self.canary = found.record()
+        batch = SampleBatch()
+        for exchange, answer in found.answers:
+            batch.add(self._origin(-1), "canary", exchange, answer)
+        self._write("part-canary-000.parquet", batch)
+        if found.stopped is not None:
+            self._warn(f"the canary prompts were cut short: {found.stopped}")
+        return None
+
+    def _calibrate_client(self, last: bool) -> None:
+        from loadgen.nullserver import NullServerError, measure
+
+        if not self.plan.null_server:
+            self.null_server_reason = "it was switched off"
+        elif self.plan.http_version != "1.1":
+            self.null_server_reason = f"the null server does not speak HTTP/{self.plan.http_version}"
+        elif not last:
+            self.null_server_reason = "shard 0 measured it for all"
+        else:
+            users = max(step["in_flight_max"] for step in self.steps)
+            try:
+                self.null_server = measure(users, self.totals.measured_s, self.control)
+                self.null_server_reason = None
+            except NullServerError as error:
+                self.null_server_reason = str(error)
 
     def _shard(self, reason: str | None) -> str:
-        plan, end = self.plan, _anchor()
-        minutes = (end["mono_ns"] - self.start["mono_ns"]) / 60e9
-        drift_ns = (end["wall_ns"] - self.start["wall_ns"]) - (end["mono_ns"] - self.start["mono_ns"])
-        counters = self.client.counters
-        if counters.reopened:
+        if self.client.counters.reopened:
             self.warnings.append(
-                f"{counters.reopened} requests went out again: the server had closed a connection "
+                f"{self.client.counters.reopened} requests went out again: the server had closed a connection "
                 "it had announced to keep"
             )
-        found = self.calibration.calibration if self.calibration is not None else None
-        record = {
-            "format": 1,
-            "run_id": plan.run_id,
-            "shard": plan.shard,
-            "shards": plan.shards,
-            "complete": reason is None,
-            "reason": reason,
-            "rows": sum(part["rows"] for part in self.parts),
-            "parts": self.parts,
-            "loadgen_version": __version__,
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "workload_id": plan.workload_id,
-            "workload_hash": plan.workload_hash,
-            "schedule_hash": self.hashes[0],
-            "prompts_hash": self.hashes[1],
-            "seed": plan.seed,
-            "wall_anchor": [self.start, end],
-            "drift_ms_per_min": drift_ns / 1e6 / minutes if minutes > 0 else 0.0,
-            "steps": self.steps,
-            "client": {
-                **self.monitor.figures(),
-                "connections_opened": counters.opened,
-                "connections_reused": counters.reused,
-                "stamp_source": self._stamp_source(),
-            },
-            "calibration": found
-            and {
-                "tokens_per_word": found.tokens_per_word,
-                "template_tokens": found.template_tokens,
-                "n_words": found.n_words,
-                "input_tokens": found.input_tokens,
-            },
-            "warnings": self.warnings,
-        }
+        figures = client_record(
+            dataclasses.replace(self.plan, workers=self.workers),
+            self.client,
+            self.made.monitor,
+            self.totals,
+            self.null_server,
+            self.null_server_reason,
+        )
+        record = shard_record(
+            self.plan,
+            reason=reason,
+            parts=self.parts,
+            steps=self.steps,
+            hashes=self.hashes,
+            anchors=(self.start, anchor()),
+            client=figures,
+            calibration=self.calibration,
+            capacity=self.capacity,
+            canary=self.canary,
+            causes=self.totals.causes(),
+            warnings=self.warnings,
+        )
         return json.dumps(record, indent=1)
 
-    def _stamp_source(self) -> str:
-        tls = any(replica.base_url.startswith("https:") for replica in self.plan.replicas)
-        return "user" if tls or self.client.clock is None else "kernel"
+
+def _confirming(arrival: str | None) -> str:
+    """The arrival law of a search's open loop: the workload's own where it is stationary."""
+    law = arrival or "poisson"
+    return law if law.partition(":")[0] in ("constant", "gamma") else "poisson"
 
 
-def _anchor() -> dict[str, int]:
-    """The same moment on both clocks."""
-    before = time.perf_counter_ns()
-    wall = time.time_ns()
-    return {"wall_ns": wall, "mono_ns": (before + time.perf_counter_ns()) // 2}
-
-
-def _api_key(plan: Plan) -> str | None:
-    if plan.api_key_env is None:
-        return None
-    value = os.environ.get(plan.api_key_env, "").strip()
-    if not value:
-        raise PlanError(f"api_key_env: the environment variable {plan.api_key_env} is not set")
-    if not value.isascii() or not value.isprintable():
-        raise PlanError(f"api_key_env: the value of {plan.api_key_env} cannot be sent in a header")
-    return value
-
-
-def _redactor(secrets: list[str | None]) -> Callable[[str], str]:
-    """A function that masks the given secrets and bearer tokens in a server's own words."""
-    known = sorted({secret for secret in secrets if secret and len(secret) >= 6}, key=len, reverse=True)
-
-    def redact(text: str) -> str:
-        for secret in known:
-            text = text.replace(secret, "****")
-        return re.sub(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}", r"\1 ****", text)
-
-    return redact
-
-
-def _in_flight_ceiling() -> int:
-    """As many connections as this process may have, after asking for all it is allowed."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _CEILING_MAX + _SPARE_DESCRIPTORS
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return min(_CEILING_MAX, soft - _SPARE_DESCRIPTORS) if soft != resource.RLIM_INFINITY else _CEILING_MAX
+def _describe(point: Any) -> str:
+    load = f"C={point.load_value:g}" if point.load_kind == "closed" else f"{point.load_value:g}/s"
+    verdict = "passes" if point.passed else "fails"
+    return (
+        f"{point.kind} {load}: {point.requests_per_s:.4g} requests/s, "
+        f"{point.attainment:.1%} within the objective, {point.error_rate:.1%} errors: {verdict}"
+    )

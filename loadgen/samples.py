@@ -7,15 +7,19 @@ Durations in milliseconds, of one request: a = scheduled arrival (closed loop: a
 handed to the socket, e = first event, f = first chunk with a token, o = first chunk with visible output, l
 = last token chunk, d = end of stream. ttft = f-a, ttft_from_send = f-s, e2e = l-a, e2e_from_send = l-s,
 ttfe = e-s, ttfo = o-a, tail = d-l, send_lag = s-a, tpot = (l-f)/(N-m1) where m1 is the first chunk's
-tokens, at least two chunks came and N > m1. ``chunk_stamp`` is ``shared`` when all token chunks (two or
-more) came with one read, so that their gaps mean nothing.
+tokens, at least two chunks came and N > m1. ``ended`` = end of the exchange, however it ended, - s.
+
+A read has one stamp, that of the last event in it. ``shared_chunks`` counts the token chunks whose read
+brought more than one of them; ``chunk_stamp`` is ``shared`` when all of them (two or more) came with one
+read, so that their gaps mean nothing, and ``user`` when any read lacks the kernel's stamp.
 """
 
 from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -26,7 +30,7 @@ from loadgen.exchange import Exchange
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"  # 1 lacked the last three columns
 _UINT32_MAX, _UINT16_MAX = 2**32 - 1, 2**16 - 1
 # name, type, null allowed: in the order of the table's definition
 _COLUMNS: tuple[tuple[str, str, bool], ...] = (
@@ -74,6 +78,9 @@ _COLUMNS: tuple[tuple[str, str, bool], ...] = (
     ("server_ttft_ms", "float64", True),
     ("server_tokens_per_s", "float64", True),
     ("server_usd_per_1k_tokens", "float64", True),
+    ("ended_ms", "float64", True),
+    ("planned_cancel_ms", "float64", True),
+    ("answer_hash", "string", True),
 )
 _SERVER_HEADERS = (
     ("server_ttft_ms", "x-ttft-ms"),
@@ -112,7 +119,12 @@ class Origin:
 
 @dataclass(slots=True)
 class SampleBatch:
-    """Rows of one part, column-wise; chunk lists are kept as flat machine arrays."""
+    """Rows of one part, column-wise; chunk lists are kept as flat machine arrays.
+
+    ``read_lags_us`` (user minus kernel stamp, of every read that has both; ``lag_offsets`` are its row bounds)
+    and ``borrowed_chunks`` (of each row: chunks whose read brought a later one too, so that the stamp is not
+    theirs) are for the counts of the run; they are no columns of the schema.
+    """
 
     columns: dict[str, list[Any]] = field(
         default_factory=lambda: {name: [] for name, kind, _ in _COLUMNS if not kind.startswith("list")}
@@ -120,42 +132,101 @@ class SampleBatch:
     offsets: array[int] = field(default_factory=lambda: array("i", [0]))
     chunk_offset_us: array[int] = field(default_factory=lambda: array("I"))
     chunk_tokens: array[int] = field(default_factory=lambda: array("H"))
+    lag_offsets: array[int] = field(default_factory=lambda: array("i", [0]))
+    read_lags_us: array[int] = field(default_factory=lambda: array("I"))
+    borrowed_chunks: array[int] = field(default_factory=lambda: array("i"))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    @property
+    def size_bytes(self) -> int:
+        """Roughly what the batch takes in memory."""
+        return 1500 * len(self) + 6 * len(self.chunk_tokens) + 4 * len(self.read_lags_us)
 
     def add(self, origin: Origin, phase: str, exchange: Exchange, answer: Answer) -> None:
         """Append the row of one request."""
         sent, stamps = exchange.sent_ns, exchange.stamps
         times = [stamps[read] for read in answer.chunk_reads]
-        self.chunk_offset_us.extend(min(_UINT32_MAX, max(0, (at - sent) // 1000)) for at in times)
-        self.chunk_tokens.extend(min(_UINT16_MAX, tokens) for tokens in answer.chunk_tokens)
+        offsets = [(at - sent) // 1000 for at in times]
+        if offsets and not 0 <= min(offsets) <= max(offsets) <= _UINT32_MAX:
+            offsets = [min(_UINT32_MAX, max(0, offset)) for offset in offsets]
+        self.chunk_offset_us.extend(offsets)
+        self.chunk_tokens.extend([min(_UINT16_MAX, tokens) for tokens in answer.chunk_tokens])
         self.offsets.append(len(self.chunk_offset_us))
+        lags = [min(_UINT32_MAX, lag // 1000) for lag in exchange.lags_ns if lag >= 0]
+        self.read_lags_us.extend(lags)
+        self.lag_offsets.append(len(self.read_lags_us))
+        self.borrowed_chunks.append(len(times) - len(set(answer.chunk_reads)))
         row = _identity(origin, phase, exchange, answer) | _durations(exchange, answer, times)
+        if self.borrowed_chunks[-1]:
+            shared = sum(count for count in Counter(answer.chunk_reads).values() if count > 1)
+        else:
+            shared = 0
+        row["shared_chunks"] = shared
+        row["client_lag_p99_us"] = sorted(lags)[ceil(0.99 * len(lags)) - 1] if lags else None
         for name, header in _SERVER_HEADERS:
             row[name] = _number(answer.headers.get(header))
         for name, column in self.columns.items():
             column.append(row[name])
 
-    def to_parquet(self) -> bytes:
-        """The batch as one Parquet file (zstd), with the schema's own types."""
+    def to_parquet(self, *, with_counts: bool = False) -> bytes:
+        """The batch as one Parquet file (zstd), with the schema's own types; *with_counts* adds what
+        :meth:`from_parquet` restores beside the columns."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         schema = sample_schema()
-        lists = {"chunk_offset_us": self.chunk_offset_us, "chunk_tokens": self.chunk_tokens}
-        offsets = pa.Array.from_buffers(pa.int32(), len(self.offsets), [None, pa.py_buffer(self.offsets)])
+        lists = {
+            "chunk_offset_us": (self.offsets, self.chunk_offset_us),
+            "chunk_tokens": (self.offsets, self.chunk_tokens),
+            "read_lags_us": (self.lag_offsets, self.read_lags_us),
+        }
+        if with_counts:
+            schema = schema.append(pa.field("read_lags_us", pa.list_(pa.uint32())))
+            schema = schema.append(pa.field("borrowed_chunks", pa.int32()))
         arrays = []
         for column in schema:
             if column.name in lists:
-                flat, kind = lists[column.name], column.type.value_type
-                values = pa.Array.from_buffers(kind, len(flat), [None, pa.py_buffer(flat)])
+                bounds, flat = lists[column.name]
+                offsets = pa.Array.from_buffers(pa.int32(), len(bounds), [None, pa.py_buffer(bounds)])
+                values = pa.Array.from_buffers(column.type.value_type, len(flat), [None, pa.py_buffer(flat)])
                 arrays.append(pa.ListArray.from_arrays(offsets, values))
+            elif column.name == "borrowed_chunks":
+                arrays.append(pa.array(self.borrowed_chunks, type=pa.int32()))
             else:
                 arrays.append(pa.array(self.columns[column.name], type=column.type))
+        texts = [name for name, kind, _ in _COLUMNS if kind in ("dict", "string")]
         sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_arrays(arrays, schema=schema), sink, compression="zstd")
+        pq.write_table(
+            pa.Table.from_arrays(arrays, schema=schema), sink, compression="zstd", use_dictionary=texts
+        )
         return bytes(sink.getvalue())
+
+    @classmethod
+    def from_parquet(cls, data: bytes) -> SampleBatch:
+        """The batch that ``to_parquet(with_counts=True)`` wrote."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(pa.BufferReader(data)).combine_chunks()
+        batch = cls()
+        for name, column in batch.columns.items():
+            values = table[name]
+            if pa.types.is_timestamp(values.type):  # Python's datetime has no nanoseconds
+                values = values.cast(pa.int64())
+            column.extend(values.to_pylist())
+        for name, bounds, flat in (
+            ("chunk_offset_us", batch.offsets, batch.chunk_offset_us),
+            ("chunk_tokens", None, batch.chunk_tokens),
+            ("read_lags_us", batch.lag_offsets, batch.read_lags_us),
+        ):
+            for value in table[name].to_pylist():
+                flat.extend(value)
+                if bounds is not None:
+                    bounds.append(len(flat))
+        batch.borrowed_chunks.extend(table["borrowed_chunks"].to_pylist())
+        return batch
 
 
 def _identity(origin: Origin, phase: str, exchange: Exchange, answer: Answer) -> dict[str, Any]:
@@ -168,10 +239,10 @@ def _identity(origin: Origin, phase: str, exchange: Exchange, answer: Answer) ->
         "seq": request.seq,
         "request_id": request.request_id,
         "phase": phase,
-        "model": origin.model,
+        "model": request.model or origin.model,
         "replica_id": exchange.replica.replica_id,
-        "session_id": None,
-        "turn": None,
+        "session_id": request.session_id,
+        "turn": request.turn,
         "scheduled_at": exchange.reference_ns + origin.wall_offset_ns,
         "sent_at": exchange.sent_ns + origin.wall_offset_ns if exchange.sent_ns else None,
         "connect_ms": exchange.connect_ms,
@@ -188,7 +259,10 @@ def _identity(origin: Origin, phase: str, exchange: Exchange, answer: Answer) ->
         "http_status": answer.http_status,
         "error_text": origin.redact(text)[:200] if text is not None else None,
         "finish_reason": answer.finish_reason,
-        "prompt_hash": hashlib.sha256(request.prompt).hexdigest()[:16],
+        "prompt_hash": request.prompt_hash,
+        "answer_hash": hashlib.blake2b(answer.text.encode("utf-8", "replace"), digest_size=8).hexdigest()
+        if answer.text
+        else None,
     }
 
 
@@ -201,15 +275,8 @@ def _durations(exchange: Exchange, answer: Answer, times: list[int]) -> dict[str
     first, last = (answer.chunk_reads[0], answer.chunk_reads[-1]) if times else (None, None)
     tokens = sum(answer.chunk_tokens) if answer.output_tokens is None else answer.output_tokens
     spread = tokens - answer.chunk_tokens[0] if len(times) > 1 else 0
-    repeats = sum(
-        later == earlier for earlier, later in zip(answer.chunk_reads, answer.chunk_reads[1:], strict=False)
-    )
-    heads = sum(
-        later == earlier and (index == 0 or answer.chunk_reads[index - 1] != earlier)
-        for index, (earlier, later) in enumerate(
-            zip(answer.chunk_reads, answer.chunk_reads[1:], strict=False)
-        )
-    )
+    planned = exchange.request.cancel_after_ns
+    span_end = exchange.finish_ns - sent if sent and exchange.end_ns else None
     source = ("kernel" if exchange.kernel_stamped else "user") if times else None
     return {
         "ttft_ms": span(due, first),
@@ -224,14 +291,9 @@ def _durations(exchange: Exchange, answer: Answer, times: list[int]) -> dict[str
         "send_lag_ms": (sent - due) / 1e6 if sent else None,
         "tpot_ms": (times[-1] - times[0]) / spread / 1e6 if spread > 0 else None,
         "chunk_stamp": "shared" if len(times) > 1 and first == last else source,
-        "shared_chunks": repeats + heads,
-        "client_lag_p99_us": _p99(exchange.lags_us),
+        "ended_ms": span_end / 1e6 if span_end is not None else None,
+        "planned_cancel_ms": planned / 1e6 if planned is not None else None,
     }
-
-
-def _p99(values: Iterable[int]) -> int | None:
-    ordered = sorted(values)
-    return max(0, min(_UINT32_MAX, ordered[ceil(0.99 * len(ordered)) - 1])) if ordered else None
 
 
 def _number(text: str | None) -> float | None:

@@ -15,8 +15,34 @@ def events(body: Sequence[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
     """Yield ``(read_index, data)`` for each event with data.
 
     *body* is what ``Framer(collect=True)`` gives. The read index is that of the read which brought the last
-    byte of the event's data: an event is there once its data is, whenever its blank line follows.
+    byte of the event's data: an event is there once its data is, whenever its blank line follows. The usual
+    piece, whole events of one line each, costs little more than a look at it; the others are joined up to the
+    next certain end of an event.
     """
+    rest: list[tuple[int, bytes]] = []
+    certain, at_start = True, True
+    for read, piece in body:
+        if not rest and piece.endswith(b"\n\n") and piece.startswith(b"data: ") and b"\r" not in piece:
+            at_start = False
+            if piece.find(b"\n") == len(piece) - 2:
+                yield read, piece[6:-2]
+                continue
+            for event in piece[:-2].split(b"\n\n"):
+                if event.startswith(b"data: ") and b"\n" not in event:
+                    yield read, event[6:]
+                else:
+                    yield from _events([(read, event + b"\n\n")], at_start)
+            continue
+        rest.append((read, piece))
+        certain = certain and b"\r" not in piece
+        if certain and piece.endswith(b"\n\n"):
+            yield from _events(rest, at_start)
+            rest, at_start = [], False
+    yield from _events(rest, at_start)
+
+
+def _events(body: Sequence[tuple[int, bytes]], at_start: bool) -> Iterator[tuple[int, bytes]]:
+    """Line by line; *at_start* of the stream there may be a byte order mark."""
     ends: list[int] = []
     reads: list[int] = []
     total = 0
@@ -25,7 +51,7 @@ def events(body: Sequence[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
         ends.append(total)
         reads.append(read)
     text = b"".join(piece for _, piece in body)
-    if text.startswith(b"\xef\xbb\xbf"):
+    if at_start and text.startswith(b"\xef\xbb\xbf"):
         text = b"\n\n\n" + text[3:]  # a byte order mark is not part of the first field's name
     data: list[bytes] = []
     last = 0

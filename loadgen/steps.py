@@ -1,13 +1,11 @@
 """One step of a ladder against the clock: warm-up, window, tail.
 
-Belongs here: when requests go out (closed: C users back to back; open: at their due times), when the step
-ends.
-Does not belong here: sockets (``client``), drawing (``source``), decoding (``ledger``).
+Belongs here: the loop, when phases begin and end, the books' closing. Does not belong here: what is sent when
+(``orders``), when the server is warm (``warmup``), sockets (``client``), decoding (``ledger``).
 
-Phases are planned before the step starts. Load goes on unchanged through the tail until every request that
-arrived in the window is done, at most ``tail_s``; the rest is then cut and kept as cancelled. An open loop
-has no cap on requests in flight but a ceiling for the client's own safety; a request above it fails with
-class ``client``.
+By time, phases are planned before the step starts; by state, the window is of planned length and begins when the
+warm-up is over. Load goes on unchanged through the tail until every request that arrived in the window is done, at
+most ``tail_s``; the rest is then cut and kept as cancelled.
 """
 
 from __future__ import annotations
@@ -15,30 +13,51 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from loadgen.client import Client
+from loadgen.conductor import Conductor
 from loadgen.control import Control
-from loadgen.exchange import Exchange, Failure
+from loadgen.decode import decode
+from loadgen.exchange import Exchange
 from loadgen.ledger import Ledger
 from loadgen.monitor import TICK_NS, Monitor
+from loadgen.orders import Orders
+from loadgen.plan import Step
 from loadgen.progress import Progress
-from loadgen.samples import Origin
+from loadgen.samples import Origin, SampleBatch
 from loadgen.source import StepSource
+from loadgen.spool import Spool
 from loadgen.timer import Timer
+from loadgen.warmup import Cells, Warmup, batch_means
 
 NS = 1_000_000_000
-_LEAD_NS = 30_000_000  # between drawing and the start of the warm-up: connections open in it
+_DRAIN_NS = 10 * NS  # the longest wait for what the tail left in flight
 _SWEEP_NS = NS // 10
-_REST_NS = NS // 10  # a user whose connection was refused rests so long; it is a failure all the same
 _GONE_NS = 3 * NS
 _GONE_FAILURES = 10
+_NEVER_NS = 2**62
+
+
+@dataclass(slots=True)
+class Machinery:
+    """What lives as long as the run."""
+
+    client: Client
+    timer: Timer
+    control: Control
+    monitor: Monitor
+    progress: Progress
+    conductor: Conductor
+    spool: Spool
+    in_flight_ceiling: int
 
 
 @dataclass(slots=True)
 class StepResult:
-    """Monotonic times in ns. ``stopped`` says why the step did not run to its end, ``gone`` that the server
-    had gone."""
+    """Monotonic times in ns. ``stopped`` says why the step did not run to its end; ``error`` broke it off, and what it
+    had measured is kept. ``backlog`` are 20 batch means of the requests in flight over the window."""
 
     ledger: Ledger
     starts_ns: dict[str, int]
@@ -47,141 +66,207 @@ class StepResult:
     unfinished: int
     stopped: str | None
     ceiling_hits: int
+    warmup: dict[str, Any]
+    in_flight_at_start: int | None
+    in_flight_at_end: int | None
+    in_flight_max: int
+    error: Exception | None
+    backlog: list[float] = field(default_factory=list)
 
 
 class StepRunner:
-    """Runs one step; the client and the timer live as long as the run."""
+    """Runs one step. *share* is this process's load (users, or arrivals a second), *index* counts the run's steps."""
 
     def __init__(
         self,
         source: StepSource,
-        client: Client,
-        timer: Timer,
-        control: Control,
-        monitor: Monitor,
-        progress: Progress,
+        step: Step,
+        share: float,
+        machinery: Machinery,
         *,
-        requests: int | None,
-        in_flight_ceiling: int,
+        index: int,
     ) -> None:
-        self.source, self.client, self.timer = source, client, timer
-        self.control, self.monitor, self.progress = control, monitor, progress
-        self.step = source.step
-        self._limit, self._ceiling = requests, in_flight_ceiling
-        self._closed = self.step.load_kind == "closed"
-        self._next_seq = self._window_submitted = self._ceiling_hits = self._resting = 0
+        self.source, self.step, self.index = source, step, index
+        self._made = machinery
+        self.client, self.control, self.monitor = machinery.client, machinery.control, machinery.monitor
+        self._users = int(share) if step.load_kind == "closed" else None
         self._refused, self._refused_since_ns, self._refused_text = 0, 0, ""
+        self._asked = False
+        self._in_flight_at: dict[str, int] = {}
+        self._in_flight_max = 0
+        self._drain_until_ns: int | None = None  # set once nothing of the window is left in flight
+        self._said = (0, 0)  # when and at how many reads the last progress line was written
 
-    def run(self, origin: Origin) -> StepResult:
-        """Run the step and decode it."""
-        step = self.step
+    def run(self, origin: Origin, emit: Callable[[SampleBatch], None]) -> StepResult:
+        """Run the step and decode it; every batch of rows goes to *emit*."""
+        step, made = self.step, self._made
         self.source.build()
         gc.collect()
         gc.freeze()
         gc.disable()
+        error: Exception | None = None
         try:
-            start = time.perf_counter_ns() + _LEAD_NS
-            measure = start + int(step.warmup_s * NS)
-            tail = measure + int(step.window_s * NS)
-            self._start_ns, self._end_ns = start, tail + int(step.tail_s * NS)
-            self.ledger = Ledger(origin, self.monitor, measure, tail)
-            if self._closed:
-                self.client.warm(int(step.load_value))
+            start = made.conductor.step_start(self.index, self.control)
+            self._start_ns = start
+            self.warmup = Warmup(step, self._users, start, fixed=made.conductor.fixed_warmup)
+            self.ledger = Ledger(origin, self.monitor, _NEVER_NS, _NEVER_NS, made.spool)
+            self._end_ns = _NEVER_NS
+            if self.warmup.fixed:
+                self._begin_window(start + int(step.warmup_s * NS))
+            self.orders = Orders(
+                self.source,
+                self.client,
+                self.ledger,
+                start_ns=start,
+                users=self._users,
+                ceiling=made.in_flight_ceiling,
+            )
+            if self._users is not None:
+                self.client.warm(min(self._users, made.in_flight_ceiling))
+            self._said = (start, self.client.counters.reads)
             self._say("step_start", start)
-            stopped, unfinished = self._loop()
+            try:
+                stopped, unfinished = self._loop()
+            except Exception as failure:  # what was measured up to now is kept
+                error, stopped = failure, f"{type(failure).__name__}: {failure}"
+                unfinished = self._cut("an error inside the load generator")
         finally:
             gc.enable()
             gc.unfreeze()
+        return self._close(stopped, unfinished, error, emit)
+
+    def _begin_window(self, at_ns: int) -> None:
+        ledger = self.ledger
+        ledger.measure_ns, ledger.measure_end_ns = at_ns, at_ns + int(self.step.window_s * NS)
+        self._end_ns = ledger.measure_end_ns + int(self.step.tail_s * NS)
+        self.cells = Cells(at_ns)
+
+    def _close(
+        self,
+        stopped: str | None,
+        unfinished: int,
+        error: Exception | None,
+        emit: Callable[[SampleBatch], None],
+    ) -> StepResult:
+        ledger, orders = self.ledger, self.orders
         self.monitor.window_end()
-        self.ledger.measure_end_ns = min(self.ledger.measure_end_ns, max(measure, time.perf_counter_ns()))
+        now = time.perf_counter_ns()
+        planned_end = ledger.measure_ns + int(self.step.window_s * NS)
+        if ledger.measure_ns == _NEVER_NS:  # stopped while warming up
+            ledger.measure_ns = ledger.measure_end_ns = planned_end = self._end_ns = now
+            self.cells = Cells(now)
+        ledger.measure_end_ns = min(ledger.measure_end_ns, max(ledger.measure_ns, now))
         self._take_done()
-        self.ledger.settle()
+        ledger.settle(emit)
         self.client.close_idle()
-        end = self.ledger.measure_end_ns
-        if self._closed:
-            scheduled = self.ledger.window_sent
-        else:
-            scheduled = sum(measure <= start + due < end for due in self.source.due_ns)
-        starts = {"warmup": start, "measure": measure, "tail": tail, "end": self._end_ns}
-        self._say("step_end", time.perf_counter_ns(), output_tokens=self.ledger.output_tokens)
-        return StepResult(self.ledger, starts, end, scheduled, unfinished, stopped, self._ceiling_hits)
+        end = ledger.measure_end_ns
+        closed = self._users is not None
+        scheduled = ledger.window_sent if closed else orders.scheduled_in(ledger.measure_ns, end)
+        starts = {
+            "warmup": self._start_ns,
+            "measure": ledger.measure_ns,
+            "tail": planned_end,
+            "end": self._end_ns,
+        }
+        self._say("step_end", time.perf_counter_ns(), output_tokens=ledger.output_tokens)
+        return StepResult(
+            ledger,
+            starts,
+            end,
+            scheduled,
+            unfinished,
+            stopped,
+            orders.ceiling_hits,
+            self.warmup.record(ledger.measure_ns),
+            self._in_flight_at.get("start"),
+            self._in_flight_at.get("end"),
+            self._in_flight_max,
+            error,
+            batch_means(self.cells.in_flight),
+        )
 
     def _loop(self) -> tuple[str | None, int]:
+        client, orders, timer = self.client, self.orders, self._made.timer
         tick = self._start_ns
-        sweep = report = self._start_ns + _SWEEP_NS
-        due = self.source.due_ns
-        send: Callable[[int], None] = self._top_up if self._closed else self._send_due
-        self.timer.arm(tick)
+        self._sweep_ns = self._report_ns = self._start_ns + _SWEEP_NS
+        timer.arm(tick)
         while True:
-            self.client.poll()
+            client.poll()
             now = time.perf_counter_ns()
-            if self.client.done:
+            if (due := client.next_due_ns()) is not None and due <= now:
+                client.fire_due(now)
+            if client.done:
                 self._take_done()
             if now >= self._start_ns:
-                send(now)
+                if self._drain_until_ns is None:
+                    orders.send(now)
+                self.ledger.flush()
             if now >= tick:
-                if self.ledger.measure_ns <= now < self.ledger.measure_end_ns:
-                    self.monitor.tick(tick, now)
-                elif now >= self.ledger.measure_end_ns:
-                    self.monitor.window_end()
-                if self.client.clock is not None:
-                    self.client.clock.sample()
-                if now >= sweep:
-                    sweep = now + _SWEEP_NS
-                    self._resting = 0
-                    self.client.sweep(now)
-                if now >= report:
-                    report = now + NS
-                    self._say("progress", now)
+                self._tick(tick, now)
                 stopped = self.control.stop_reason() or self._gone(now)
-                if stopped is not None or self._over(now):
+                if stopped is not None or self._drained(now):
                     return stopped, self._cut(stopped)
                 tick += (now - tick) // TICK_NS * TICK_NS + TICK_NS
-            upcoming = self._start_ns + due[self._next_seq] if self._next_seq < len(due) else tick
-            self.timer.arm(min(tick, upcoming))
+            upcoming = tick
+            next_order = orders.next_ns() if self._drain_until_ns is None else None
+            for due in (next_order, client.next_due_ns()):
+                if due is not None and due < upcoming:
+                    upcoming = due
+            timer.arm(upcoming)
 
-    def _top_up(self, now: int) -> None:
-        """Closed loop: every user who is idle and not resting sends. At the limit the window ends, and load
-        goes on."""
-        in_window = self.ledger.measure_ns <= now < self.ledger.measure_end_ns
-        for _ in range(int(self.step.load_value) - len(self.client.in_flight) - self._resting):
-            if in_window and self._window_submitted == self._limit:
-                if all(exchange.sent_ns for exchange in self.client.in_flight.values()):
-                    self.ledger.measure_end_ns = time.perf_counter_ns()
-                return
-            self._window_submitted += in_window
-            self._submit(0)
+    def _tick(self, tick: int, now: int) -> None:
+        client, ledger = self.client, self.ledger
+        in_flight, reads = len(client.in_flight), client.counters.reads
+        self._in_flight_max = max(self._in_flight_max, in_flight)
+        if now < ledger.measure_ns:
+            if now >= self._start_ns:
+                self._warm(now, in_flight, reads)
+        elif now < ledger.measure_end_ns:
+            self._in_flight_at.setdefault("start", in_flight)
+            self._in_flight_at["end"] = in_flight
+            self.cells.tick(now, in_flight, reads)
+            self.monitor.tick(tick, now, reads)
+        else:
+            self.monitor.window_end()
+        if client.clock is not None:
+            client.clock.sample()
+        if now >= self._sweep_ns:
+            self._sweep_ns = now + _SWEEP_NS
+            self.orders.resting = 0
+            client.sweep(now)
+            if not self.source.sessions:
+                ledger.spill(client.in_flight.values())
+        if now >= self._report_ns:
+            self._report_ns = now + NS
+            self._say("progress", now)
 
-    def _send_due(self, now: int) -> None:
-        """Open loop: everything due by now, in order."""
-        due = self.source.due_ns
-        while self._next_seq < len(due) and self._start_ns + due[self._next_seq] <= now:
-            scheduled = self._start_ns + due[self._next_seq]
-            if len(self.client.in_flight) < self._ceiling:
-                self._submit(scheduled)
-                continue
-            exchange = self.source.exchange(self._next_seq, scheduled)
-            text = f"not sent: {self._ceiling} requests were in flight, the client's safety ceiling"
-            exchange.begun_ns, exchange.failure = now, Failure("error", "client", text)
-            self._next_seq += 1
-            self._ceiling_hits += 1
-            self.ledger.take(exchange)
-
-    def _submit(self, scheduled_ns: int) -> None:
-        exchange = self.source.exchange(self._next_seq, scheduled_ns)
-        self._next_seq += 1
-        self.ledger.sent += 1
-        self.client.submit(exchange)
+    def _warm(self, now: int, in_flight: int, reads: int) -> None:
+        if self.warmup.by_state and not self._asked:
+            self.warmup.cells.tick(now, in_flight, reads)
+        if self.warmup.fixed or (not self._asked and not self.warmup.over(now)):
+            return
+        conductor = self._made.conductor
+        if not self._asked:
+            self._asked = True
+            conductor.ask_window(self.index)
+        if self.ledger.measure_ns == _NEVER_NS and (at := conductor.window_start(self.index)) is not None:
+            self._begin_window(at)
 
     def _take_done(self) -> None:
         done, self.client.done = self.client.done, []
         for exchange in done:
+            if self.warmup.by_state and not self._asked and exchange.end_ns < self.ledger.measure_ns:
+                self.warmup.done(exchange)
+            if self.source.sessions:
+                self.orders.done(exchange, decode(exchange, text=True))
             self.ledger.take(exchange)
             failure = exchange.failure
             if failure is None or failure.error_class != "connect":
                 self._refused = 0
                 continue
-            self._resting += self._closed
+            self.orders.resting += (
+                self._users is not None
+            )  # a refused user rests; it is a failure all the same
             if self._refused == 0:
                 self._refused_since_ns = exchange.end_ns
             self._refused += 1
@@ -192,13 +277,30 @@ class StepRunner:
             return f"the server is gone: {self._refused} connections in a row failed ({self._refused_text})"
         return None
 
-    def _over(self, now: int) -> bool:
-        if now < self.ledger.measure_end_ns:
+    def _drained(self, now: int) -> bool:
+        """Whether the step is done: the window is, and what the tail still had in flight came to its end.
+
+        Cutting it would leave the engine working for nobody while the next step begins, and its counters would never
+        agree with ours. It is cut all the same after ten seconds, or when the longest tail is over.
+        """
+        if self._drain_until_ns is None and self._over(now):
+            self._drain_until_ns = min(self._end_ns, now + _DRAIN_NS)
+        if self._drain_until_ns is None:
             return False
+        return not self.client.in_flight or now >= self._drain_until_ns
+
+    def _over(self, now: int) -> bool:
+        ledger = self.ledger
+        if now < ledger.measure_ns:
+            return False
+        if now < ledger.measure_end_ns:
+            if self.client.in_flight or not self.orders.exhausted:
+                return False
+            ledger.measure_end_ns = now  # work given at once is done
         return now >= self._end_ns or not any(self._in_window(one) for one in self.client.in_flight.values())
 
     def _in_window(self, exchange: Exchange) -> bool:
-        return self.ledger.phase(exchange.reference_ns) == "measure"
+        return self.ledger.measure_ns <= exchange.reference_ns < self.ledger.measure_end_ns
 
     def _cut(self, stopped: str | None) -> int:
         unfinished = len(self.client.in_flight)
@@ -206,17 +308,26 @@ class StepRunner:
         return unfinished
 
     def _say(self, event: str, now: int, **fields: int) -> None:
-        ledger = self.ledger
-        self.progress.event(
+        ledger, reads = self.ledger, self.client.counters.reads
+        since, before = self._said
+        seconds = (now - since) / NS
+        self._said = (now, reads)
+        known = ledger.measure_end_ns != _NEVER_NS
+        phase = "warmup" if not known else ledger.phase(now)
+        planned_s = (ledger.measure_end_ns - self._start_ns) / NS if known else self.step.planned_s
+        self._made.progress.event(
             event,
             step_index=self.step.step_index,
-            phase=ledger.phase(now),
+            kind=self.step.kind,
+            phase=phase,
             elapsed_s=round(max(0, now - self._start_ns) / NS, 3),
-            planned_s=round((ledger.measure_end_ns - self._start_ns) / NS, 3),
+            planned_s=round(planned_s, 3),
             load_kind=self.step.load_kind,
             load_value=self.step.load_value,
             sent=ledger.sent,
             completed=ledger.completed,
             failed=ledger.failed,
+            in_flight=len(self.client.in_flight),
+            events_per_s=round((reads - before) / seconds, 1) if seconds > 0.05 and reads >= before else None,
             output_tokens=fields.get("output_tokens"),
         )

@@ -4,9 +4,9 @@ Belongs here: connecting, sending, receiving, the receive stamp (the kernel's wh
 kinds have the same four methods, so the loop in ``client`` knows no difference.
 Does not belong here: HTTP (``http1``), requests and timeouts (``client``).
 
-Kernel stamps are CLOCK_REALTIME; :class:`KernelClock` turns them into CLOCK_MONOTONIC by an offset sampled
-all along the run. A stamp that is not between the last sample and now (the wall clock was set) is replaced
-by the user's. TLS has user stamps: a record's bytes are there only after decryption.
+Kernel stamps are CLOCK_REALTIME; the offset of ``clock.KernelClock`` turns them into CLOCK_MONOTONIC. One
+that lies in the future (the wall clock was set) is replaced by the user's. TLS has user stamps: a record's
+bytes are there only after decryption.
 """
 
 from __future__ import annotations
@@ -15,20 +15,18 @@ import errno
 import os
 import socket
 import ssl
-import struct
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from loadgen.clock import KernelClock
 from loadgen.plan import PlanError
 
-READ_BYTES = 262_144
+READ_BYTES = 65_536  # below the size from which malloc maps pages of their own
+ANCILLARY_BYTES = 32  # one control message with a timespec
 _SO_TIMESTAMPNS = 35  # the same number on x86-64 and arm64; Python's socket module does not name it
-_TIMESPEC = struct.Struct("qq")
-_MAX_AGE_NS = 1_000_000_000
-_BUFFER = bytearray(READ_BYTES)
-_VIEW = memoryview(_BUFFER)
 
 WANT_READ, WANT_WRITE, READY = 1, 2, 0
 
@@ -68,33 +66,26 @@ def resolve(base_url: str) -> Origin:
         raise PlanError(
             "base_url: it may hold no user, password, query or fragment; name an API key by its variable"
         )
-    try:
-        found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise ConnectionError(f"The host {parts.hostname} cannot be resolved ({error.strerror}).") from None
-    family, _, _, _, address = found[0]
+    family, address = lookup(parts.hostname, port)
     path = parts.path.rstrip("/").removesuffix("/v1")
     return Origin(parts.hostname, port, parts.scheme == "https", path, family, address)
 
 
-class KernelClock:
-    """The offset from CLOCK_REALTIME to ``perf_counter_ns``, to be sampled often."""
-
-    __slots__ = ("offset_ns",)
-
-    def __init__(self) -> None:
-        self.offset_ns = 0
-        self.sample()
-
-    def sample(self) -> None:
-        """Take the offset anew, between two readings of the monotonic clock."""
-        before = time.perf_counter_ns()
-        wall = time.time_ns()
-        self.offset_ns = wall - (before + time.perf_counter_ns()) // 2
+def lookup(host: str, port: int) -> tuple[int, tuple[object, ...]]:
+    """Address family and address of *host*; raises ``ConnectionError`` when the name is unknown."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConnectionError(f"The host {host} cannot be resolved ({error.strerror}).") from None
+    return found[0][0], found[0][4]
 
 
 class Channel(Protocol):
     """One connection. ``receive`` raises ``BlockingIOError`` when nothing is there; ``b""`` is the end."""
+
+    @property
+    def receive_kernel(self) -> Callable[..., Any] | None:
+        """The socket's own ``recvmsg`` where its ancillary data holds the kernel's stamp."""
 
     def fileno(self) -> int:
         """The socket's descriptor, for epoll."""
@@ -105,26 +96,45 @@ class Channel(Protocol):
     def send(self, data: memoryview) -> int:
         """Send what fits now; 0 when nothing does."""
 
-    def receive(self) -> tuple[bytes, int, int | None]:
-        """One read: bytes, stamp (monotonic ns), and the user stamp's lag behind the kernel's in µs if it
-        gave one."""
+    def receive(self) -> tuple[bytes, int, int]:
+        """One read: bytes, stamp (monotonic ns), and the user stamp's lag behind it in ns; -1 where the stamp
+        is the user's own."""
 
     def close(self) -> None:
         """Close at once."""
 
 
+@dataclass(slots=True)
+class Tunnel:
+    """A request to be sent on a new connection before it is anybody's, and the judge of its answer: its length,
+    0 for more to come; raises ``OSError``."""
+
+    request: bytes
+    check: Callable[[bytes], int]
+    received: bytes = b""
+
+
 class PlainChannel:
-    """TCP with TCP_NODELAY; kernel receive stamps where the system gives them."""
+    """TCP with TCP_NODELAY; kernel receive stamps where the system gives them. *via* is the address to connect
+    to instead of the origin's, *tunnel* what to say there first."""
 
-    __slots__ = ("_clock", "_connected", "_sock")
+    __slots__ = ("_clock", "_connected", "_sock", "_tunnel", "receive_kernel")
 
-    def __init__(self, origin: Origin, clock: KernelClock | None) -> None:
-        self._sock = socket.socket(origin.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    def __init__(
+        self,
+        origin: Origin,
+        clock: KernelClock | None,
+        via: tuple[int, tuple[object, ...]] | None = None,
+        tunnel: Tunnel | None = None,
+    ) -> None:
+        family, address = via or (origin.family, origin.address)
+        self._sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._clock = clock
+        self._clock, self._tunnel = clock, tunnel
+        self.receive_kernel: Callable[..., Any] | None = self._sock.recvmsg if clock is not None else None
         if clock is not None:
             self._sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-        error = self._sock.connect_ex(origin.address)
+        error = self._sock.connect_ex(address)
         self._connected = error == 0
         if error not in (0, errno.EINPROGRESS):
             self._sock.close()
@@ -135,7 +145,7 @@ class PlainChannel:
         return self._sock.fileno()
 
     def advance(self) -> int:
-        """READY once TCP is connected; to be called when the socket became writable."""
+        """READY once TCP is connected and any tunnel open; to be called when the socket became ready."""
         if not self._connected:
             error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if error:
@@ -145,6 +155,25 @@ class PlainChannel:
             except OSError:
                 return WANT_WRITE
             self._connected = True
+        tunnel = self._tunnel
+        if tunnel is None:
+            return READY
+        if tunnel.request:
+            tunnel.request = tunnel.request[self.send(memoryview(tunnel.request)) :]
+            return WANT_WRITE if tunnel.request else WANT_READ
+        try:
+            data = self._sock.recv(4096, socket.MSG_PEEK)
+        except BlockingIOError:
+            return WANT_READ
+        if not data:
+            raise ConnectionError(0, "the proxy closed the connection")
+        before = len(tunnel.received)
+        end = tunnel.check(tunnel.received + data)
+        taken = self._sock.recv(end - before if end else len(data))  # what follows the answer is the origin's
+        if not end:
+            tunnel.received += taken
+            return WANT_READ
+        self._tunnel = None
         return READY
 
     def send(self, data: memoryview) -> int:
@@ -154,20 +183,15 @@ class PlainChannel:
         except BlockingIOError:
             return 0
 
-    def receive(self) -> tuple[bytes, int, int | None]:
-        """One ``recvmsg``, or ``recv_into`` without a kernel clock."""
+    def receive(self) -> tuple[bytes, int, int]:
+        """One ``recvmsg``, or ``recv`` without a kernel clock."""
         if self._clock is None:
-            size = self._sock.recv_into(_VIEW)
-            return bytes(_VIEW[:size]), time.perf_counter_ns(), None
-        size, extra, _, _ = self._sock.recvmsg_into([_VIEW], 64)
+            data = self._sock.recv(READ_BYTES)
+            return data, time.perf_counter_ns(), -1
+        data, extra, _, _ = self._sock.recvmsg(READ_BYTES, ANCILLARY_BYTES)
         now = time.perf_counter_ns()
-        for _, kind, value in extra:
-            if kind == _SO_TIMESTAMPNS:
-                seconds, nanos = _TIMESPEC.unpack(value)
-                stamp = seconds * 1_000_000_000 + nanos - self._clock.offset_ns
-                if 0 <= now - stamp < _MAX_AGE_NS:
-                    return bytes(_VIEW[:size]), stamp, (now - stamp) // 1000
-        return bytes(_VIEW[:size]), now, None
+        stamp, lag = self._clock.stamp(now, extra)
+        return data, stamp, lag
 
     def upgrade(self, context: ssl.SSLContext, host: str) -> ssl.SSLSocket:
         """Hand the connected socket over to TLS; the descriptor stays the same."""
@@ -179,13 +203,23 @@ class PlainChannel:
 
 
 class TlsChannel:
-    """TLS over a non-blocking TCP connection; stamps are taken after the record was decrypted."""
+    """TLS over a non-blocking TCP connection; stamps are taken after the record was decrypted. *alpn* is the
+    protocol the server must have chosen."""
 
-    __slots__ = ("_context", "_host", "_plain", "_tls")
+    __slots__ = ("_alpn", "_context", "_host", "_plain", "_tls")
 
-    def __init__(self, origin: Origin, context: ssl.SSLContext) -> None:
-        self._plain = PlainChannel(origin, None)
-        self._context, self._host = context, origin.host
+    receive_kernel: Callable[..., Any] | None = None
+
+    def __init__(
+        self,
+        origin: Origin,
+        context: ssl.SSLContext,
+        via: tuple[int, tuple[object, ...]] | None = None,
+        tunnel: Tunnel | None = None,
+        alpn: str | None = None,
+    ) -> None:
+        self._plain = PlainChannel(origin, None, via, tunnel)
+        self._context, self._host, self._alpn = context, origin.host, alpn
         self._tls: ssl.SSLSocket | None = None
 
     def fileno(self) -> int:
@@ -195,8 +229,8 @@ class TlsChannel:
     def advance(self) -> int:
         """Connect, then shake hands."""
         if self._tls is None:
-            if self._plain.advance() != READY:
-                return WANT_WRITE
+            if (state := self._plain.advance()) != READY:
+                return state
             self._tls = self._plain.upgrade(self._context, self._host)
         try:
             self._tls.do_handshake()
@@ -204,6 +238,8 @@ class TlsChannel:
             return WANT_READ
         except ssl.SSLWantWriteError:
             return WANT_WRITE
+        if self._alpn is not None and self._tls.selected_alpn_protocol() != self._alpn:
+            raise ConnectionError(0, f"the server does not speak {self._alpn} over TLS")
         return READY
 
     def send(self, data: memoryview) -> int:
@@ -214,7 +250,7 @@ class TlsChannel:
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return 0
 
-    def receive(self) -> tuple[bytes, int, int | None]:
+    def receive(self) -> tuple[bytes, int, int]:
         """Everything decrypted by now, with one stamp: what stays inside the TLS layer would wake no
         epoll."""
         assert self._tls is not None
@@ -228,16 +264,8 @@ class TlsChannel:
         except OSError:
             if not pieces:
                 raise
-        return b"".join(pieces), time.perf_counter_ns(), None
+        return b"".join(pieces), time.perf_counter_ns(), -1
 
     def close(self) -> None:
         """Close at once, without TLS's goodbye."""
         (self._plain if self._tls is None else self._tls).close()
-
-
-def open_channel(origin: Origin, context: ssl.SSLContext | None, clock: KernelClock | None) -> Channel:
-    """Start connecting to *origin*; raises ``OSError`` when that fails at once."""
-    if origin.tls:
-        assert context is not None
-        return TlsChannel(origin, context)
-    return PlainChannel(origin, clock)

@@ -1,24 +1,44 @@
-"""The samples of one step as flat arrays: who arrived in the window, when things happened, gaps between token
-chunks.
+"""The samples of one step: who arrived in the window, when things happened, which chunks came.
 
-Belongs here: reading ``raw_samples`` columns into numpy and the populations of rule M9. Does not belong here:
-what is computed from them (``metrics``, ``slo``, ``validity``).
+Belongs here: reading ``raw_samples`` columns into numpy and the populations of rule M9. Does not belong here: passes
+over millions of chunks (``chunks``), what is computed from samples (``metrics``, ``slo``, ``validity``).
+
+Samples are a table in memory or a dataset on disk, never copied as a whole: a column is converted when asked for, and
+chunk lists are read in batches. Columns that a file of an older schema lacks read as null.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
+from accelbench_assets.bench.chunks import Block, Survey, blocks, survey
+
 Array = NDArray[Any]
+Samples: TypeAlias = "pa.Table | ds.Dataset"
 LOAD_PHASES = ("warmup", "measure", "tail")
+BATCHES = 20
+"""Equal parts of W, the grain of S5 and S6."""
+_BULKY = (
+    "chunk_offset_us",
+    "chunk_tokens",
+    "run_id",
+    "request_id",
+    "prompt_hash",
+    "answer_hash",
+    "error_text",
+)
+_BATCH_ROWS = 1024  # with answers of some hundred chunks a block stays in the processor's cache
+HOLD_BYTES = 1 << 30
+"""Gaps of a run's steps that are kept between two passes over them; more are read twice."""
 
 
 def load_label(load_kind: str, load_value: float) -> str:
@@ -46,6 +66,12 @@ class StepWindow:
     def seconds(self) -> float:
         """Length of W."""
         return (self.end_ns - self.start_ns) / 1e9
+
+    @property
+    def edges_ns(self) -> Array:
+        """The 21 edges of the 20 equal batches of W, int64 UTC nanoseconds."""
+        parts = np.arange(BATCHES + 1, dtype=np.int64)
+        return self.start_ns + -(-parts * (self.end_ns - self.start_ns) // BATCHES)
 
     @property
     def label(self) -> str:
@@ -80,56 +106,121 @@ def step_windows(shards: Sequence[Mapping[str, Any]]) -> tuple[StepWindow, ...]:
 class Frame:
     """One step's requests in arrival order. Numbers are float64, null as NaN; times int64 nanoseconds UTC."""
 
-    def __init__(self, samples: pa.Table, window: StepWindow) -> None:
-        step = samples.filter(
-            pc.and_(
-                pc.equal(samples["step_index"], window.step_index),
-                pc.is_in(samples["phase"].cast(pa.string()), pa.array(LOAD_PHASES)),
-            )
-        )
-        scheduled = _integers(step, "scheduled_at")
-        if scheduled.size and np.any(np.diff(scheduled) < 0):
-            step = step.take(pa.array(np.argsort(scheduled, kind="stable")))
-        self._table = step
+    def __init__(self, samples: Samples, window: StepWindow, hold_bytes: int = HOLD_BYTES) -> None:
+        self.hold_bytes = (
+            hold_bytes if isinstance(samples, ds.Dataset) else 0
+        )  # a table is read again for nothing
+        if isinstance(samples, ds.Dataset):
+            samples = samples.filter(pc.field("step_index") == window.step_index)
+            scalars = samples.to_table(columns=[n for n in samples.schema.names if n not in _BULKY])
+        else:
+            scalars = samples
         self.window = window
-        self.sent_ns = _integers(step, "sent_at")
+        taken = _equal(scalars, "step_index", window.step_index)
+        taken &= np.logical_or.reduce([_equal(scalars, "phase", phase) for phase in LOAD_PHASES])
+        rows = np.flatnonzero(taken)
+        low, high = (int(rows[0]), int(rows[-1]) + 1) if rows.size else (0, 0)
+        self._samples, self._low = samples, low
+        self._scalars = scalars.slice(low, high - low)
+        self._taken = taken[low:high]  # rows of the slice that are this step's load
+        rows -= low
+        scheduled = _integers(self._scalars["scheduled_at"])[rows]
+        if np.any(np.diff(scheduled) < 0):
+            rows = rows[np.argsort(scheduled, kind="stable")]
+        self._rows = rows
+        self.due_ns: Array = _integers(self._scalars["scheduled_at"])[rows]
+        """When each request was due, ascending."""
+        self.sent_ns: Array = _integers(self._scalars["sent_at"])[rows]
+        """When each request was sent; one that never was has the epoch, which lies in no W."""
         self.ok = self.says("status", "ok")
         self.arrived = self.says("phase", "measure")
-        """The latency population: requests whose scheduled arrival lies in W. One that the client cut after
-        the longest
-        tail is a censored failure (M10), not an absent one."""
+        """Requests whose scheduled arrival lies in W. One that the client cut after the longest tail is a censored
+        failure (M10), not an absent one."""
+        self.planned_cancels = self.says("status", "cancelled") & ~np.isnan(self.numbers("planned_cancel_ms"))
+        """Requests that the workload itself cancelled: neither answered nor failed."""
+        self.judged = self.arrived & ~self.planned_cancels
+        """The latency population: arrivals in W less planned cancels."""
 
     def numbers(self, name: str) -> Array:
-        """Column *name* as float64, null as NaN."""
-        return np.asarray(
-            self._table[name].combine_chunks().cast(pa.float64()).to_numpy(zero_copy_only=False),
-            dtype=np.float64,
-        )
+        """Column *name* as float64, null as NaN; all NaN when the samples have no such column."""
+        if name not in self._scalars.schema.names:
+            return np.full(self._rows.size, np.nan)
+        column = self._scalars[name].cast(pa.float64())
+        return np.asarray(column.to_numpy(), dtype=np.float64)[self._rows]
 
     def says(self, name: str, word: str) -> Array:
         """Where the text column *name* is *word*."""
-        matches = pc.fill_null(pc.equal(self._table[name].cast(pa.string()), word), False)
-        return np.asarray(matches.to_numpy(), dtype=bool)
+        return _equal(self._scalars, name, word)[self._rows]
 
     def words(self, name: str) -> list[str | None]:
         """Column *name* as Python strings."""
-        return list(self._table[name].cast(pa.string()).to_pylist())
+        column = self._scalars[name].cast(pa.string()).combine_chunks()
+        return list(column.take(pa.array(self._rows)).to_pylist())
 
     @cached_property
+    def survey(self) -> Survey:
+        """What one pass over all chunks tells; see ``chunks``."""
+        return survey(self)
+
+    def blocks(self) -> Iterator[Block]:
+        """The chunk lists of this step in storage order, some thousand requests at a time."""
+        if isinstance(self._samples, ds.Dataset):
+            batches = self._samples.to_batches(
+                columns=["chunk_offset_us", "chunk_tokens"],
+                batch_size=_BATCH_ROWS,
+                batch_readahead=4,
+                fragment_readahead=2,
+            )
+        else:
+            part = self._scalars.select(["chunk_offset_us", "chunk_tokens"])
+            batches = part.to_batches(max_chunksize=_BATCH_ROWS)
+        skip = self._low if isinstance(self._samples, ds.Dataset) else 0
+        return blocks(batches, self._taken, skip)
+
+    def stored(self, values: Array) -> Array:
+        """*values* of the requests, put from arrival order into storage order (that of ``blocks``)."""
+        found = np.empty_like(values)
+        found[self._ranks] = values
+        return found
+
+    def arranged(self, values: Array) -> Array:
+        """*values* of the requests, put from storage order into arrival order."""
+        return values[self._ranks]
+
+    @cached_property
+    def _ranks(self) -> Array:
+        return np.cumsum(self._taken)[self._rows] - 1
+
+    @property
     def chunk_counts(self) -> Array:
         """Token chunks of every request, int64."""
-        lengths = pc.fill_null(pc.list_value_length(self._table["chunk_offset_us"]), 0)
-        return np.asarray(lengths.to_numpy(), dtype=np.int64)
+        return self.survey.chunks
 
     @cached_property
+    def _flat(self) -> tuple[Array, Array]:
+        found = list(self.blocks())
+        if not found:
+            return np.zeros(0, np.uint32), np.zeros(0, np.uint16)
+        offsets, tokens = (
+            np.concatenate([getattr(b, name) for b in found]) for name in ("offsets_us", "tokens")
+        )
+        ranks = self._ranks
+        if np.all(np.diff(ranks) > 0):
+            return offsets, tokens
+        starts = np.concatenate(([0], np.cumsum(self.stored(self.chunk_counts))))[:-1][ranks]
+        within = np.arange(offsets.size) - np.repeat(self.chunk_starts[:-1], self.chunk_counts)
+        order = np.repeat(starts, self.chunk_counts) + within
+        return offsets[order], tokens[order]
+
+    @property
     def chunk_offsets_us(self) -> Array:
-        """All chunk stamps since send, request after request, uint32 microseconds."""
-        return _flat(self._table, "chunk_offset_us")
+        """All chunk stamps since send, request after request, uint32 microseconds: in memory, so for small runs."""
+        return self._flat[0]
 
-    @cached_property
+    @property
     def chunk_tokens(self) -> Array:
-        """Tokens of every chunk, uint16."""
-        return _flat(self._table, "chunk_tokens")
+        """Tokens of every chunk, uint16: in memory, so for small runs."""
+        return self._flat[1]
 
     @cached_property
     def chunk_starts(self) -> Array:
@@ -138,60 +229,47 @@ class Frame:
 
     def tokens_by_request(self) -> Array:
         """Sum of chunk tokens of every request, int64."""
-        sums = np.zeros(self.ok.size, dtype=np.int64)
-        filled = self.chunk_counts > 0
-        if filled.any():
-            sums[filled] = np.add.reduceat(self.chunk_tokens, self.chunk_starts[:-1][filled], dtype=np.int64)
-        return sums
-
-    def tokens_in_window(self) -> Array:
-        """Tokens of every request whose chunk arrived in W by absolute time, whatever the request's phase."""
-        tokens = self.tokens_by_request()
-        starts = self.chunk_starts
-        first, last = self._edges_ns()
-        inside = (first >= self.window.start_ns) & (last < self.window.end_ns)
-        outside = (last < self.window.start_ns) | (first >= self.window.end_ns)
-        tokens[outside | (self.chunk_counts == 0)] = 0
-        for i in np.flatnonzero(
-            ~inside & ~outside & (self.chunk_counts > 0)
-        ):  # only those that straddle an edge
-            span = slice(starts[i], starts[i + 1])
-            stamps = self.sent_ns[i] + self.chunk_offsets_us[span].astype(np.int64) * 1000
-            held = (stamps >= self.window.start_ns) & (stamps < self.window.end_ns)
-            tokens[i] = int(self.chunk_tokens[span][held].sum())
-        return tokens
+        return self.survey.tokens
 
     def first_token_in_window(self) -> Array:
         """Whether the first token chunk of each request arrived in W."""
-        first, _ = self._edges_ns()
-        return (self.chunk_counts > 0) & self.holds(first)
-
-    def _edges_ns(self) -> tuple[Array, Array]:
-        """Absolute times of first and last chunk; of a request without chunks both are its send."""
-        first, last = self.sent_ns.copy(), self.sent_ns.copy()
-        filled = self.chunk_counts > 0
-        at = self.chunk_starts
-        first[filled] += self.chunk_offsets_us[at[:-1][filled]].astype(np.int64) * 1000
-        last[filled] += self.chunk_offsets_us[at[1:][filled] - 1].astype(np.int64) * 1000
-        return first, last
+        return (self.chunk_counts > 0) & self.holds(self.sent_ns + self.survey.first_us * 1000)
 
     def holds(self, times_ns: Array) -> Array:
         """Which of *times_ns* lie in W."""
         return (times_ns >= self.window.start_ns) & (times_ns < self.window.end_ns)
 
+    def batch_of(self, times_ns: Array) -> Array:
+        """The batch of W (0 to 19) that holds each of *times_ns*; -1 before W, 20 from its end on."""
+        return np.searchsorted(self.window.edges_ns, times_ns, side="right") - 1
+
+    def by_batch(self, times_ns: Array) -> Array:
+        """How many of *times_ns* each batch of W holds, int64."""
+        return np.bincount(self.batch_of(times_ns) + 1, minlength=BATCHES + 2)[1:-1]
+
     def finished_ns(self) -> Array:
-        """When each request's last token came: ``sent_at + e2e_from_send_ms``, else its last chunk."""
-        _, last = self._edges_ns()
-        life = self.numbers("e2e_from_send_ms")
+        """When each request's last token came: ``sent_at + e2e_from_send_ms``, else its last chunk, else its
+        send."""
+        return self._after_send("e2e_from_send_ms", self.sent_ns + self.survey.last_us * 1000)
+
+    def ended_ns(self) -> Array:
+        """When each exchange ended, however it did: ``sent_at + ended_ms``; where that is not known, its last token
+        and what followed (``tail_ms``)."""
+        tails = np.rint(np.nan_to_num(self.numbers("tail_ms")) * 1e6).astype(np.int64)
+        return self._after_send("ended_ms", self.finished_ns() + tails)
+
+    def _after_send(self, name: str, otherwise: Array) -> Array:
+        life = self.numbers(name)
         known = ~np.isnan(life)
-        last[known] = self.sent_ns[known] + np.rint(life[known] * 1e6).astype(np.int64)
-        return last
+        found = otherwise.copy()
+        found[known] = self.sent_ns[known] + np.rint(life[known] * 1e6).astype(np.int64)
+        return found
 
     def gaps(self, chosen: Array) -> tuple[Array, Array, Array]:
         """``(gap_us, tokens, gaps_per_request)`` between consecutive chunks of the *chosen* requests.
 
         Gaps are uint32 microseconds; ``tokens`` are those of the chunk that ends the gap; requests of fewer
-        than two chunks count 0 gaps.
+        than two chunks count 0 gaps. In memory, so for small runs.
         """
         sizes = self.chunk_counts
         take = np.repeat(chosen, sizes) if not chosen.all() else slice(None)
@@ -205,20 +283,19 @@ class Frame:
         return np.diff(offsets)[inner], tokens[1:][inner], np.maximum(sizes - 1, 0)
 
 
-def frames(samples: pa.Table, windows: Iterable[StepWindow]) -> list[Frame]:
+def frames(samples: Samples, windows: Iterable[StepWindow]) -> list[Frame]:
     """One frame for every window."""
-    return [Frame(samples, window) for window in windows]
+    chosen = list(windows)
+    return [Frame(samples, window, HOLD_BYTES // len(chosen)) for window in chosen]
 
 
-def _integers(table: pa.Table, name: str) -> Array:
-    column = table[name].combine_chunks()
-    return np.asarray(
-        pc.fill_null(column.cast(pa.int64()), 0).to_numpy(), dtype=np.int64
-    )  # null: the epoch, in no W
+def _equal(table: pa.Table, name: str, value: str | int) -> Array:
+    column = table[name]
+    if isinstance(value, str):
+        column = column.cast(pa.string())
+    matches = pc.fill_null(pc.equal(column, value), False)
+    return np.asarray(matches.to_numpy(), dtype=bool)
 
 
-def _flat(table: pa.Table, name: str) -> Array:
-    column = table[name].combine_chunks()
-    if isinstance(column, pa.ChunkedArray):  # more than 2^31 values do not fit one list array
-        return np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks])
-    return np.asarray(column.flatten().to_numpy())
+def _integers(column: pa.ChunkedArray) -> Array:
+    return np.asarray(pc.fill_null(column.cast(pa.int64()), 0).to_numpy(), dtype=np.int64)

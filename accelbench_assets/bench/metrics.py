@@ -7,21 +7,37 @@ estimators (``quantiles``), SLO decisions (``slo``), verdicts (``validity``).
 Failures (M13): TTFT and E2E of a failed request are +inf and count in ``n``. Token-level metrics exist only
 for answers that completed; ``n_failed`` says how many requests are missing from them. Percentiles are upper
 tails of what is listed; ``mean``, ``std`` (of the population) and ``min`` are over completed requests, and
-``max`` is null when a failure is the maximum.
+``max`` is null when a failure is the maximum. Requests that the workload itself cancelled (planned cancels)
+are in no latency population and are no failures; they count in concurrency and in served tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from accelbench_assets.bench.chunks import gap_hits
 from accelbench_assets.bench.frame import Array, Frame
-from accelbench_assets.bench.quantiles import METHOD, Distribution, describe
+from accelbench_assets.bench.quantiles import (
+    METHOD,
+    QUANTILES,
+    Distribution,
+    Ecdf,
+    cluster_tau,
+    describe,
+    describe_ecdf,
+)
+from accelbench_assets.bench.rates import batch_means, completions_by_batch
+from accelbench_assets.bench.saturation import OVERLOADED, UNSTABLE
+from accelbench_assets.bench.steadiness import backlog, in_flight_by_batch
 
 SCHEMA_VERSION = "1"
 MISMATCH_TOLERANCE = 0.02  # stream tokens against the server's count, relative (§1.1)
 ERROR_SHARE_OVERLOADED = 0.05  # M13
+DERIVED = "derived"  # gate of a token-gap tail whose tokens a chunk are a proportional split (§1.1)
+_DERIVED_TAIL = 0.99  # from this quantile up
 
 _FROM_REQUEST = {
     "ttft": "ttft_ms",
@@ -45,24 +61,27 @@ def _mean(values: Array) -> float | None:
 def step_row(frame: Frame, *, accelerators: int | None = None) -> Row:
     """The ``run_steps`` row of one step, without run and verdict columns; what needs engine metrics is null.
 
-    ``concurrency_mean`` is the time average over W of requests in flight, from send to the end of the stream.
-    ``output_tokens_per_s`` counts tokens of answers that completed, ``…_served`` all of them.
+    ``concurrency_mean`` is the time average over W of requests in flight, from send to the end of the exchange,
+    however it ended. ``output_tokens_per_s`` counts tokens of answers that completed, ``…_served`` all of them;
+    both ``…_ci_…`` pairs are S6's within this run. ``error_rate`` is of the scheduled requests that the workload did
+    not cancel itself.
     """
     window, seconds = frame.window, frame.window.seconds
     ok = frame.arrived & frame.ok
     scheduled = max(window.requests_scheduled, int(frame.arrived.sum()))
-    errors = scheduled - int(ok.sum())
-    tokens = frame.tokens_in_window()
-    useful = float(tokens[frame.ok].sum()) / seconds
-    served = float(tokens.sum()) / seconds
+    planned_cancels = int((frame.arrived & frame.planned_cancels).sum())
+    errors = scheduled - planned_cancels - int(ok.sum())
+    failed_tokens, useful_tokens = frame.survey.tokens_by_batch
+    useful = float(useful_tokens.sum()) / seconds
+    served = useful + float(failed_tokens.sum()) / seconds
     input_tokens = frame.numbers("input_tokens")
     prefilled = float(np.nansum(input_tokens[frame.first_token_in_window()])) / seconds
-    finished = frame.finished_ns()
-    tails = np.rint(np.nan_to_num(frame.numbers("tail_ms")) * 1e6).astype(np.int64)
-    overlap = np.minimum(finished + tails, window.end_ns) - np.maximum(frame.sent_ns, window.start_ns)
-    tpot = frame.numbers("tpot_ms")[ok]
-    mean_tpot = _mean(tpot)
-    error_rate = _ratio(errors, scheduled)
+    completed = completions_by_batch(frame)
+    token_rate, request_rate = (
+        batch_means(counts * counts.size / seconds) for counts in (useful_tokens, completed)
+    )
+    mean_tpot = _mean(frame.numbers("tpot_ms")[ok])
+    error_rate = _ratio(errors, scheduled - planned_cancels)
     return {
         "step_index": window.step_index,
         "load_kind": window.load_kind,
@@ -72,12 +91,17 @@ def step_row(frame: Frame, *, accelerators: int | None = None) -> Row:
         "ok": int(ok.sum()),
         "errors": errors,
         "error_rate": error_rate,
-        "concurrency_mean": float(np.maximum(overlap, 0).sum()) / (window.end_ns - window.start_ns),
+        "planned_cancels": planned_cancels,
+        "concurrency_mean": float(in_flight_by_batch(frame).mean()),
         "request_rate_offered": scheduled / seconds,
         "request_rate_achieved": int(frame.holds(frame.sent_ns).sum()) / seconds,
-        "requests_per_s": int((frame.ok & frame.holds(finished)).sum()) / seconds,
+        "requests_per_s": int(completed.sum()) / seconds,
+        "requests_per_s_ci_low": request_rate.low,
+        "requests_per_s_ci_high": request_rate.high,
         "input_tokens_per_s": prefilled,
         "output_tokens_per_s": useful,
+        "output_tokens_per_s_ci_low": token_rate.low,
+        "output_tokens_per_s_ci_high": token_rate.high,
         "output_tokens_per_s_served": served,
         "total_tokens_per_s": prefilled + useful,
         "output_tokens_per_s_per_accelerator": useful / accelerators if accelerators else None,
@@ -86,8 +110,16 @@ def step_row(frame: Frame, *, accelerators: int | None = None) -> Row:
         "output_tokens_mean": _mean(frame.numbers("output_tokens")[ok]),
         "token_mismatch_share": token_mismatch_share(frame),
         "prefix_cache_hit_share": _cached_share(frame, ok),
-        "saturation_label": "overloaded" if error_rate and error_rate > ERROR_SHARE_OVERLOADED else None,
+        "saturation_label": _label(frame, error_rate),
     }
+
+
+def _label(frame: Frame, error_rate: float | None) -> str | None:
+    """M24 before M13: requests cut at the tail's end are what an unstable step ends in."""
+    grown = backlog(frame)
+    if grown is not None and grown.unstable:
+        return UNSTABLE
+    return OVERLOADED if error_rate and error_rate > ERROR_SHARE_OVERLOADED else None
 
 
 def token_mismatch_share(frame: Frame) -> float | None:
@@ -112,36 +144,79 @@ def percentile_rows(frame: Frame, *, intervals: bool, window_median: bool = Fals
     """
     rows: list[Row] = []
     ok = frame.arrived & frame.ok
-    failed = int((frame.arrived & ~frame.ok).sum())
+    failed = int((frame.judged & ~frame.ok).sum())
 
-    def add(metric: str, values: Array, lost: int, unit: str = "ms", scale: float = 1.0, **how: Any) -> None:
-        if (found := describe(values, intervals=intervals, window_median=window_median, **how)) is not None:
-            row = _percentile_row(metric, unit, values, how.get("weights"), found, lost, scale)
-            rows.append({**row, "step_index": frame.window.step_index})
+    def add(metric: str, values: Array, lost: int, unit: str = "ms") -> None:
+        if (found := describe(values, intervals=intervals, window_median=window_median)) is not None:
+            rows.append(_percentile_row(metric, unit, values, None, found, lost, 1.0))
 
     for metric, column in _FROM_REQUEST.items():
         values = frame.numbers(column)
         if ok.any() and np.isnan(values[ok]).all():
             continue  # not streamed: there is no first token to time
-        values = np.where(ok & ~np.isnan(values), values, np.inf)[frame.arrived]
+        values = np.where(ok & ~np.isnan(values), values, np.inf)[frame.judged]
         add(metric, values, int(np.isinf(values).sum()))
     tpot = frame.numbers("tpot_ms")[ok]
     add("tpot", tpot[~np.isnan(tpot)], failed)
-    gaps, tokens, sizes = frame.gaps(ok)
-    add("chunk_gap", gaps, failed, scale=1e-3, sizes=sizes)
-    if gaps.size and np.all(tokens == 1):
-        rows.append({**rows[-1], "metric": "itl"})  # a token a chunk: the same samples, not sorted twice
-    else:
-        spread = tokens > 0
-        clusters = np.bincount(np.repeat(np.arange(sizes.size), sizes)[spread], minlength=sizes.size)
-        weights = tokens[spread]
-        add("itl", gaps[spread] / weights, failed, scale=1e-3, weights=weights, sizes=clusters)
-    lag = frame.numbers("send_lag_ms")[frame.arrived]
+    rows += _gap_rows(frame, ok, failed, intervals, window_median)
+    lag = frame.numbers("send_lag_ms")[frame.judged]
     add("send_lag", lag[~np.isnan(lag)], 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         rate = (frame.numbers("output_tokens") / frame.numbers("e2e_from_send_ms") * 1000.0)[ok]
     add("output_rate_per_request", rate[np.isfinite(rate)], failed, unit="tokens/s")
-    return rows
+    return [{**row, "step_index": frame.window.step_index} for row in rows]
+
+
+def _gap_rows(frame: Frame, ok: Array, failed: int, intervals: bool, window_median: bool) -> list[Row]:
+    """The rows ``chunk_gap`` and ``itl``: quantiles of exact counts by value, clusters are requests."""
+    survey = frame.survey
+    rows: list[Row] = []
+
+    def add(metric: str, pairs: tuple[Array, Array], mass: Array, *, per_token: bool) -> None:
+        filled = mass > 0
+        chosen = ok.copy()
+        chosen[chosen] = filled
+
+        def taus_at(limits: Sequence[float]) -> list[float]:
+            hits = gap_hits(frame, chosen, np.array(limits), per_token=per_token)
+            return [cluster_tau(row, mass[filled]) for row in hits]
+
+        values, counts = pairs
+        found = describe_ecdf(
+            Ecdf(values, counts), int(filled.sum()), taus_at, intervals=intervals, window_median=window_median
+        )
+        if found is not None:
+            rows.append(_percentile_row(metric, "ms", values, counts, found, failed, 1e-3))
+
+    add("chunk_gap", survey.gaps.chunk_gaps(), np.maximum(survey.chunks[ok] - 1, 0), per_token=False)
+    if survey.gaps.single_tokens:
+        rows += [
+            {**row, "metric": "itl"} for row in rows
+        ]  # a token a chunk: the same samples, not counted twice
+    else:
+        mass = (survey.tokens - survey.first_tokens)[ok]
+        add("itl", survey.gaps.token_gaps(), mass, per_token=True)
+    return [
+        _without_derived_tail(row, derived_share(frame)) if row["metric"] == "itl" else row for row in rows
+    ]
+
+
+def derived_share(frame: Frame) -> float:
+    """Share of the token gaps whose chunk's tokens are a proportional split of the answer's final count (§1.1)."""
+    ok = frame.arrived & frame.ok
+    tokens, chunks = frame.tokens_by_request(), frame.chunk_counts
+    split = ok & frame.says("token_count_source", "usage") & (tokens != chunks)
+    inner = tokens - frame.survey.first_tokens
+    return _ratio(float(inner[split].sum()), float(inner[ok].sum())) or 0.0
+
+
+def _without_derived_tail(row: Row, share: float) -> Row:
+    """A tail quantile is withheld when derived gaps could move its rank by more than a tenth of the tail."""
+    for name, q in QUANTILES.items():
+        if q >= _DERIVED_TAIL and share > (1.0 - q) / 10.0:
+            blank = dict.fromkeys((name, f"{name}_ci_low", f"{name}_ci_high", f"{name}_needs_n"))
+            row = {**row, **blank, f"{name}_gate": DERIVED}
+    return row
 
 
 def _percentile_row(

@@ -17,7 +17,7 @@ effective size never exceeds the number of requests.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -31,10 +31,13 @@ CONFIDENCE = 0.95
 MIN_REQUESTS_FOR_WINDOW_MEDIAN = 20
 """S3's ten exceedances of a median, if the requests were independent."""
 METHOD = "inverse_ecdf"
+LEVELS = tuple(dict.fromkeys((*BASE_LEVELS, *QUANTILES.values())))
+"""The levels whose autocorrelation times are taken (S2.2)."""
 
 _BLOCK = (
-    1 << 20
-)  # longest series of one FFT; longer ones are cut into blocks whose autocorrelation times are averaged
+    1 << 18
+)  # longer series are cut into blocks of about this length whose autocorrelation times are averaged
+_DIRECT_LAGS = 64
 _FEW_REQUESTS = (
     20  # below this a between-request variance is too uncertain to claim more than one sample a request
 )
@@ -91,13 +94,29 @@ def _block_time(series: Array) -> float:
     if n < 4:
         return 1.0
     centred = np.asarray(series, dtype=np.float64) - np.mean(series)
-    power = float(centred @ centred)
+    power = _product(centred, 0)
     if power <= 1e-12 * n:
         return 1.0
+    pairs = np.empty(0)
+    if n > 4 * _DIRECT_LAGS:  # weak correlation ends within a few lags: cheaper than a transform of the whole
+        for lag in range(0, _DIRECT_LAGS, 2):
+            pair = (_product(centred, lag) + _product(centred, lag + 1)) / power
+            pairs = np.append(pairs, pair)
+            if pair < 0:
+                return _geyer(pairs)
     size = 1 << (2 * n - 1).bit_length()  # zero padding keeps the circular correlation from wrapping
     spectrum = np.fft.rfft(centred, size)
     rho = np.fft.irfft(spectrum.real**2 + spectrum.imag**2, size)[: n - n % 2] / power
-    pairs = rho[0::2] + rho[1::2]
+    return _geyer(rho[0::2] + rho[1::2])
+
+
+def _product(series: Array, lag: int) -> float:
+    """Sum of the products of values *lag* apart, without BLAS, whose threads wait for each other on a busy machine."""
+    return float(np.einsum("i,i->", series[: series.size - lag], series[lag:]))
+
+
+def _geyer(pairs: Array) -> float:
+    """The autocorrelation time from sums of neighbouring autocorrelations, up to the first negative one."""
     negative = np.flatnonzero(pairs < 0)
     positive = pairs[: negative[0]] if negative.size else pairs
     return 2.0 * float(np.minimum.accumulate(positive).sum()) - 1.0 if positive.size else 1.0
@@ -116,15 +135,21 @@ def level_tau(
     if sizes is None and weights is None:
         return autocorrelation_time(below)
     per_request = np.ones(values.size, dtype=np.int64) if sizes is None else sizes
-    starts = np.concatenate(([0], np.cumsum(per_request)[:-1]))
+    starts = np.cumsum(per_request) - per_request
     mass = per_request if weights is None else np.add.reduceat(weights, starts, dtype=np.int64)
     hits = np.add.reduceat(below if weights is None else below * weights, starts, dtype=np.int64)
+    return cluster_tau(hits, mass)
+
+
+def cluster_tau(hits: Array, mass: Array) -> float:
+    """``n / n_eff`` where request *i*, in arrival order, has *mass[i]* > 0 samples, *hits[i]* of them below a level
+    (the cluster form of the module's docstring)."""
     total, requests = float(mass.sum()), int(mass.size)
     share = float(hits.sum()) / total
     if requests < 2 or not 0.0 < share < 1.0:
         return total / requests if requests < _FEW_REQUESTS else 1.0
     residuals = hits - share * mass
-    variance = float(residuals @ residuals) * requests / (requests - 1)
+    variance = _product(residuals, 0) * requests / (requests - 1)
     tau = autocorrelation_time(residuals) * variance / (share * (1.0 - share) * total)
     return max(tau, total / requests) if requests < _FEW_REQUESTS else tau
 
@@ -171,7 +196,8 @@ class QuantileEstimate:
     """One quantile as it may be shown.
 
     ``value`` is ``None`` unless the gate is ``published`` or ``wide``. ``ci_high`` is ``None`` beside a
-    ``ci_low`` when the upper bound falls on a failure (no upper bound below the timeout).
+    ``ci_low`` when the upper bound falls on a failure (no upper bound below the timeout). ``between_trials`` marks an
+    interval that comes from the spread between trials (``pooling``), not from the pooled ranks.
     """
 
     value: float | None
@@ -179,6 +205,7 @@ class QuantileEstimate:
     ci_high: float | None
     gate: str
     needs_n: int | None
+    between_trials: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,20 +233,36 @@ def describe(
     *window_median* (level demo) a median of at least 20 requests is given, marked ``wide``, however correlated
     they are: it describes its window and estimates nothing beyond it.
     """
-    if values.size == 0:
-        return None
-    ecdf = Ecdf(values, weights)
     clusters = None if sizes is None else sizes[sizes > 0]
-    taus = {
-        q: level_tau(values, ecdf.quantile(q), weights, clusters)
-        for q in dict.fromkeys((*BASE_LEVELS, *QUANTILES.values()))
-    }
+    return describe_ecdf(
+        Ecdf(values, weights),
+        values.size if clusters is None else clusters.size,
+        lambda limits: [level_tau(values, limit, weights, clusters) for limit in limits],
+        intervals=intervals,
+        window_median=window_median,
+    )
+
+
+def describe_ecdf(
+    ecdf: Ecdf,
+    requests: int,
+    taus_at: Callable[[Sequence[float]], Sequence[float]],
+    *,
+    intervals: bool = True,
+    window_median: bool = False,
+) -> Distribution | None:
+    """``describe`` of samples that are known by their counts: *ecdf*, of *requests* requests.
+
+    *taus_at* gives ``n / n_eff`` at each of the values that are the quantiles ``LEVELS``, in that order.
+    """
+    if ecdf.n == 0:
+        return None
+    taus = dict(zip(LEVELS, taus_at([ecdf.quantile(q) for q in LEVELS]), strict=True))
     base = tau_max(taus[level] for level in BASE_LEVELS)
     quantiles = {
         name: _estimate(ecdf, q, tau_max((base, taus[q])), intervals=intervals)
         for name, q in QUANTILES.items()
     }
-    requests = values.size if clusters is None else clusters.size
     if window_median and quantiles["p50"].gate == "needs_n" and requests >= MIN_REQUESTS_FOR_WINDOW_MEDIAN:
         quantiles["p50"] = QuantileEstimate(ecdf.quantile(0.5), None, None, "wide", None)
     return Distribution(ecdf.n, ecdf.n / base, base, quantiles)

@@ -170,6 +170,22 @@ def planned_ladder(request: RunRequest) -> list[dict[str, Any]]:
     ]
 
 
+def searched_ladder(request: RunRequest, shards: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The steps a capacity search took, in their order, each with the objective that was searched for."""
+    workload = request.workload
+    return [
+        {
+            **{name: step[name] for name in ("step_index", "load_kind", "load_value", "arrival")},
+            "kind": step.get("kind"),
+            "warmup_s": workload.warmup_s,
+            "window_s": workload.window_s,
+            "tail_s": workload.tail_s,
+            "slo": dict(request.load.search_slo or {}),
+        }
+        for step in shards[0]["steps"]
+    ]
+
+
 def add_facts(record: Record, facts: Mapping[str, Any]) -> None:
     """What the launcher found out about target, model and engine; names that are no field are left out."""
     names = set(run_fields())
@@ -180,6 +196,9 @@ def add_shards(record: Record, shards: Sequence[Mapping[str, Any]]) -> None:
     """What the generator says of itself and of what it sent."""
     if shards:
         record |= {name: shards[0].get(name) for name in _FROM_SHARDS}
+        record["client"] = json_safe([shard.get("client") for shard in shards])
+        for name in ("capacity", "canary"):
+            record[name] = json_safe(next((s[name] for s in shards if s.get(name)), None))
 
 
 def add_cost(record: Record, usd_per_hour: float | None, seconds: float) -> None:

@@ -17,6 +17,23 @@ from partitions.cell import BenchmarkCell
 
 
 @dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How the load is driven where that changes no figure's meaning: what does is in the workload's document.
+
+    ``workers`` generator processes share one schedule. ``dataset`` is the path of the user's own requests or trace,
+    which the workload asks for. ``search_slo`` (ttft_ms, tpot_ms, e2e_ms, quantile) looks for the capacity under that
+    objective instead of walking the workload's ladder. ``canary`` checks some answers after the last step.
+    ``proxy_env`` names the environment variable that holds a proxy's URL.
+    """
+
+    workers: int = 1
+    dataset: str | None = None
+    search_slo: Mapping[str, Any] | None = None
+    canary: bool = False
+    proxy_env: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunRequest:
     """One attempt at one cell.
 
@@ -45,6 +62,7 @@ class RunRequest:
     suite_id: str | None = None
     trial_index: int = 0
     usd_per_hour: float | None = None
+    load: LoadOptions = LoadOptions()
 
 
 class RunFailed(AccelBenchError):

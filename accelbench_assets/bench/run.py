@@ -34,6 +34,8 @@ from accelbench_assets.errors import (
 from accelbench_assets.launch.base import Deadline, Endpoint, EventSink, Launcher, ServerSpec, utc_now
 from accelbench_assets.launch.locks import RunLock
 from accelbench_assets.scrub import looks_secret, scrub
+from accelbench_assets.telemetry.sampler import Sampler
+from accelbench_assets.telemetry.sources import Source, local_sources
 from loadgen.plan import Plan
 from loadgen.workloads import Workload
 
@@ -77,7 +79,7 @@ def request_timeout_s(workload: Workload) -> float:
 def build_plan(request: RunRequest, endpoint: Endpoint, deadline: Deadline) -> Plan:
     """The plan of the only shard; the generator gets what is left of the deadline less the teardown."""
     deadline.check("preparing the load")
-    workload = request.workload
+    workload, load = request.workload, request.load
     return Plan(
         run_id=request.run_id,
         model=endpoint.model,
@@ -92,6 +94,12 @@ def build_plan(request: RunRequest, endpoint: Endpoint, deadline: Deadline) -> P
         deadline_s=max(1.0, deadline.remaining() - TEARDOWN_ALLOWANCE_S),
         api_key_env=request.api_key_env,
         headers=request.headers,
+        api=workload.api,
+        workers=load.workers,
+        dataset=load.dataset,
+        search={"slo": dict(load.search_slo)} if load.search_slo else None,
+        canary=load.canary,
+        proxy_env=load.proxy_env,
     )
 
 
@@ -130,6 +138,9 @@ class _Attempt:
                 "origin"
             ]  # never assumed: a launcher that does not say it fails
             before = self._read_metrics(endpoint, "before")
+            self.sampler = Sampler(
+                endpoint.read_metrics, self.request.cell.engine, run_id, extra=self._sources()
+            )
             plan = build_plan(self.request, endpoint, self.deadline)
             if self.request.workload.ignore_eos and not endpoint.supports_ignore_eos:
                 say("warning", "This server does not honour ignore_eos; answers may be too short.", {})
@@ -137,7 +148,10 @@ class _Attempt:
             began = time.monotonic()
             self.record["load_started_at"] = records.timestamp()
             try:
-                self.launcher.load(plan, endpoint, self.lake.incoming_uri(run_id), spec, self.deadline, say)
+                with self.sampler:
+                    self.launcher.load(
+                        plan, endpoint, self.lake.incoming_uri(run_id), spec, self.deadline, say
+                    )
             finally:
                 self.load_s = time.monotonic() - began
                 self.record["load_finished_at"] = records.timestamp()
@@ -146,13 +160,15 @@ class _Attempt:
             records.add_facts(self.record, endpoint.facts)
         self._torn_down()
         say("phase", "checking the samples", {"phase": "verify"})
-        shards = self.lake.verify_shards(run_id, plan.shards)
+        shards = self.lake.verify_shards(run_id, plan.shard_count)
         records.add_shards(self.record, shards)
+        if self.request.load.search_slo is not None:
+            self.record["ladder"] = records.searched_ladder(self.request, shards)
         rules = self._judge(self.lake.read_incoming(run_id), shards, before, after)
         self.record["validity"] = records.json_safe(rules)
         if (rule := first_void(rules)) is not None:
             raise RunVoid(f"The run is void by rule {rule}: {rules[rule]['text']}", self.record)
-        return self._commit(shards, [*before, *after])
+        return self._commit(shards, [*before, *self.sampler.rows, *after])
 
     def _spec(self) -> ServerSpec:
         request = self.request
@@ -190,19 +206,45 @@ class _Attempt:
     ) -> Rules:
         from accelbench_assets.bench.engine_counters import reconcile
         from accelbench_assets.bench.summary import evaluate
+        from accelbench_assets.telemetry.headers import header_rule
+        from accelbench_assets.telemetry.reduce import SideChannels
+        from accelbench_assets.telemetry.rules import side_rules
 
         request, workload = self.request, self.request.workload
-        frames, steps = evaluate(samples, shards, self.record)
+        side = SideChannels(self.sampler.rows, self.sampler.accelerator_rows)
+        frames, steps = evaluate(samples, shards, self.record, side)
         rules = judge(
             frames,
             steps,
             shards,
             evidence_level=request.evidence_level,
-            planned_steps=len(workload.ladder),
+            planned_steps=len(self.record["ladder"]),
             fixed_output_length=workload.ignore_eos,
             window_required_s=required_window_s(request.evidence_level, workload.id, workload.window_s),
+            cache_share=workload.cache_share,
+            router=request.cell.deployment.router,
+            canary_reference=self._canary_reference(),
         )
-        return rules | reconcile(before, after, samples)
+        hardware = [side.hardware(f.window.start_ns, f.window.end_ns) for f in frames]
+        seen, gaps = self.sampler.readings, self.sampler.gaps
+        rules |= reconcile(before, after, samples) | side_rules(steps, hardware, readings=seen, gaps=gaps)
+        return rules | header_rule(frames)
+
+    def _sources(self) -> Sequence[Source]:
+        """What watches accelerators: this machine's own when the server runs on it."""
+        return local_sources() if self.request.launcher_name == "local" else ()
+
+    def _canary_reference(self) -> Mapping[str, Any] | None:
+        """The canaries of the first succeeded run of the same model revision that has any (M17)."""
+        if self.record["canary"] is None:
+            return None
+        same = ("model_id", "model_revision")
+        earlier = [
+            run["canary"]
+            for run in self.lake.run_records(status="succeeded")
+            if run.get("canary") and all(run[name] == self.record[name] for name in same)
+        ]
+        return earlier[-1] if earlier else None  # newest first
 
     def _commit(self, shards: Sequence[Mapping[str, Any]], metrics: list[dict[str, Any]]) -> dict[str, Any]:
         import pyarrow as pa
@@ -213,9 +255,13 @@ class _Attempt:
         self.record["status"] = "succeeded"
         self._close_accounts()
         self._keep_logs()
-        if metrics:
-            table = pa.Table.from_pylist(metrics, schema=SCHEMAS["engine_metrics"])
-            self.lake.write_run_table("engine_metrics", self.record, table)
+        for name, rows in (
+            ("engine_metrics", metrics),
+            ("accelerator_metrics", self.sampler.accelerator_rows),
+        ):
+            if rows:
+                table = pa.Table.from_pylist(rows, schema=SCHEMAS[name])
+                self.lake.write_run_table(name, self.record, table)
         try:
             self.lake.commit(self.record, shards)
         except LakeError:

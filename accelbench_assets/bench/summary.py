@@ -1,8 +1,8 @@
-"""From a committed run to its derived tables: ``run_steps``, ``run_percentiles``, ``slo_results``.
+"""From a committed run to its derived tables: ``run_steps``, ``run_percentiles``, ``slo_results``, ``run_compat``.
 
-Belongs here: putting the rows of ``metrics`` and ``slo`` together for one run and writing them; the same
-evaluation that ``run`` judges before the commit. Does not belong here: formulas, anything over several runs
-(``sql/marts``).
+Belongs here: putting the rows of ``metrics``, ``steadiness``, ``saturation``, ``slo``, ``compat`` and the side channels
+together for one run and writing them; the same evaluation that ``run`` judges before the commit. Does not belong here:
+formulas, anything over several runs (``sql/marts``).
 """
 
 from __future__ import annotations
@@ -12,13 +12,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 
+from accelbench_assets.bench.compat import compat_rows
 from accelbench_assets.bench.frame import Frame, frames, step_windows
 from accelbench_assets.bench.metrics import Row, percentile_rows, step_row
+from accelbench_assets.bench.saturation import implied_slots, saturation_labels
 from accelbench_assets.bench.slo import slo_row
+from accelbench_assets.bench.steadiness import steadiness
 from accelbench_assets.bench.validity import overall
 from accelbench_assets.errors import LakeError
 from accelbench_assets.lake.tables import SCHEMAS
+from accelbench_assets.telemetry.reduce import SideChannels
 
 if TYPE_CHECKING:
     from accelbench_assets.lake.lake import Lake
@@ -28,42 +33,70 @@ LEVELS_WITHOUT_INTERVAL = ("demo", "smoke")
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """The three derived tables of one run, with the lake's schemas."""
+    """The derived tables of one run, with the lake's schemas."""
 
     run_id: str
     steps: pa.Table
     percentiles: pa.Table
     slo: pa.Table
+    compat: pa.Table
 
 
 def evaluate(
-    samples: pa.Table, shards: Sequence[Mapping[str, Any]], record: Mapping[str, Any]
+    samples: pa.Table | ds.Dataset,
+    shards: Sequence[Mapping[str, Any]],
+    record: Mapping[str, Any],
+    side: SideChannels | None = None,
 ) -> tuple[list[Frame], list[Row]]:
-    """Frames and ``run_steps`` rows of a run that need not be committed; the input of ``validity.judge``."""
+    """Frames and ``run_steps`` rows of a run that need not be committed; the input of ``validity.judge``.
+
+    *side* holds what engine and accelerators said beside the load; without it its columns are null.
+    """
     found = frames(samples, step_windows(shards))
-    return found, [step_row(frame, accelerators=record.get("accelerators_used")) for frame in found]
+    return found, [_step(frame, record, side) for frame in found]
+
+
+def _step(frame: Frame, record: Mapping[str, Any], side: SideChannels | None) -> Row:
+    row, window = step_row(frame, accelerators=record.get("accelerators_used")), frame.window
+    if side is not None:
+        tokens = row["output_tokens_per_s"] * window.seconds
+        columns = side.step_columns(window.start_ns, window.end_ns, output_tokens=tokens)
+        # What every answer says of its own prompt is better than a counter read once a second.
+        row |= {name: value for name, value in columns.items() if row.get(name) is None}
+        row["throttled_s"] = side.hardware(window.start_ns, window.end_ns).throttle_s
+    found = steadiness(frame, preemptions=row.get("preemptions"), throttled_s=row.get("throttled_s"))
+    return {**row, "steady": found.steady, "steady_reason": found.reason}
 
 
 def summarise(
-    samples: pa.Table, shards: Sequence[Mapping[str, Any]], record: Mapping[str, Any]
+    samples: pa.Table | ds.Dataset,
+    shards: Sequence[Mapping[str, Any]],
+    record: Mapping[str, Any],
+    side: SideChannels | None = None,
 ) -> RunSummary:
     """The derived tables of *samples*, nothing written."""
     intervals = record["evidence_level"] not in LEVELS_WITHOUT_INTERVAL
     slos = {step["step_index"]: step.get("slo") for step in record.get("ladder") or ()}
-    run_frames, steps = evaluate(samples, shards, record)
+    run_frames, steps = evaluate(samples, shards, record, side)
     verdict = overall(record.get("validity") or {})
     percentiles: list[Row] = []
     objectives: list[Row] = []
+    compat: list[Row] = []
     for frame in run_frames:
         rows = percentile_rows(frame, intervals=intervals, window_median=record["evidence_level"] == "demo")
         percentiles += rows
+        compat += compat_rows(frame)
         if (slo := slos.get(frame.window.step_index)) and (row := slo_row(frame, slo, rows)):
             objectives.append(row)
+    labels, slots = saturation_labels(steps, percentiles), implied_slots(steps, percentiles)
+    for step, label, decoding in zip(steps, labels, slots, strict=True):
+        step |= {"saturation_label": label, "decode_concurrency_mean": decoding, "verdict": verdict}
     return RunSummary(
         record["run_id"],
-        _table("run_steps", record, ({**row, "verdict": verdict} for row in steps)),
+        _table("run_steps", record, steps),
         _table("run_percentiles", record, percentiles),
         _table("slo_results", record, objectives),
+        _table("run_compat", record, compat),
     )
 
 
@@ -75,9 +108,17 @@ def summarise_run(lake: Lake, run_id: str) -> RunSummary:
     record = lake.run_record(run_id)
     if record is None or record["status"] != "succeeded":
         raise LakeError(f"Run {run_id} has no succeeded record; only such runs are summarised.")
-    summary = summarise(lake.samples(run_id), lake.shards(run_id), record)
+    if record["origin"] == "external":
+        raise LakeError(
+            f"Run {run_id} was imported: its figures are another tool's, and there are no samples."
+        )
+    side = SideChannels(
+        *(lake.run_table(name, record).to_pylist() for name in ("engine_metrics", "accelerator_metrics"))
+    )
+    summary = summarise(lake.sample_dataset(run_id), lake.shards(run_id), record, side)
     lake.write_run_table("run_steps", record, summary.steps)
     lake.write_run_table("slo_results", record, summary.slo)
+    lake.write_run_table("run_compat", record, summary.compat)
     lake.write_run_table(
         "run_percentiles", record, summary.percentiles
     )  # last: its presence means all are there

@@ -69,7 +69,11 @@ def judge(
         rules["transport_buffering"] = worst(map(answers.buffering, frames))
         rules["evidence"] = worst(evidence.evidence(f, evidence_level, window_required_s) for f in frames)
         rules["independence"] = worst(map(evidence.independence, frames))
-        if (cache := answers.prefix_cache(frames, cache_share, _template_tokens(shards))) is not None:
+        rules["steadiness"] = evidence.steady(steps, evidence_level)
+        if (backlog := evidence.stable(frames)) is not None:
+            rules["stability"] = backlog
+        cache = answers.prefix_cache(frames, cache_share, _template_tokens(shards), demo=demo)
+        if cache is not None:
             rules["prefix_cache"] = cache
     rules["clock_drift"] = load.drift(shards)
     rules["clock_steps"] = client.clock_steps(shards)

@@ -13,7 +13,8 @@ import typer
 from accelbench_assets.cli.options import DebugOption, Format, FormatOption, JsonOption, QuietOption, chosen
 from accelbench_assets.cli.run import checked_price, reproduce_command
 from accelbench_assets.cli.state import home
-from accelbench_assets.cli.target import DEFAULT_WORKLOAD, Flags, resolve
+from accelbench_assets.cli.target import Flags, resolve
+from accelbench_assets.cli.target_load import DEFAULT_WORKLOAD
 
 
 def demo(

@@ -70,8 +70,8 @@ def launch(target: Target, *, command: str, publish: bool, fmt: Format) -> None:
     STATE.note(f"run {run_id}: {target.cell.key_text}")
     attempt = new_attempt(as_run_request(target, request))
     with attempt_lock(folder, run_id) as (descriptor, alive), request_file(folder, request) as path:
-        lake.begin_attempt({**attempt, **alive})
         try:
+            lake.begin_attempt({**attempt, **alive})
             reap_dead(lake)
             end = run_child(
                 ["-m", "accelbench_assets.defs.tasks", "run", "--request", str(path)],
@@ -80,7 +80,9 @@ def launch(target: Target, *, command: str, publish: bool, fmt: Format) -> None:
                 keep_open=(descriptor,),
             )
         except BaseException:
-            lake.finish({**attempt, **CANCELLED})
+            # The interrupt may have come inside begin_attempt: what is announced must end, what is not never began.
+            if any(one["run_id"] == run_id for one in lake.open_attempts()):
+                lake.finish({**attempt, **CANCELLED})
             raise
         if end.interrupted and lake.run_record(run_id) is None:  # too early for the child to write it
             lake.finish({**attempt, **CANCELLED})
@@ -116,17 +118,18 @@ CANCELLED = {
 
 def as_run_request(target: Target, request: Mapping[str, Any]) -> RunRequest:
     """The request as the domain knows it, for the record that registers the attempt."""
-    from accelbench_assets.bench.request import RunRequest
+    from accelbench_assets.bench.request import LoadOptions, RunRequest
 
     same = (
         *("model_id", "evidence_level", "run_id", "seed", "deadline_s", "reproduce_command", "endpoint_url"),
-        *("api_key_env", "headers", "served_model_name", "port", "suite_id", "usd_per_hour"),
+        *("api_key_env", "headers", "served_model_name", "port", "suite_id", "usd_per_hour", "trial_index"),
     )
     return RunRequest(
         cell=target.cell,
         workload=target.workload,
         launcher_name="endpoint" if request["endpoint_url"] else "local",
         home=STATE.settings.home,
+        load=LoadOptions(**request["load"]),
         **{name: request[name] for name in same},
     )
 
@@ -186,12 +189,15 @@ def show_outcome(results: RunResults, *, published: bool) -> None:
     """The ladder, the run's validity, where things are and what to do next."""
     from accelbench_assets.cli.ladder import print_ladder, verdict_line
     from accelbench_assets.cli.output import console
+    from accelbench_assets.cli.runs import capacity_line
     from accelbench_assets.launch.host import host_fingerprint, host_label
 
     record = results.record
     out = console()
     print_ladder(results, host=host_label() if record.get("host_fingerprint") == host_fingerprint() else None)
     out.print(verdict_line(record))
+    if line := capacity_line(record):
+        out.print(line, style="bold")
     out.print()
     places = where(results)
     if not published:

@@ -22,10 +22,12 @@ from accelbench_assets.cli.compare import compare
 from accelbench_assets.cli.config import config
 from accelbench_assets.cli.demo import demo
 from accelbench_assets.cli.doctor import doctor
+from accelbench_assets.cli.import_ import import_results
 from accelbench_assets.cli.query import query
 from accelbench_assets.cli.run import run
 from accelbench_assets.cli.runs import logs, reap, runs, show
 from accelbench_assets.cli.sql import sql
+from accelbench_assets.cli.trials import trials
 from accelbench_assets.cli.ui import ui
 from accelbench_assets.errors import AccelBenchError
 
@@ -51,6 +53,7 @@ COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (reap, "Close runs whose process died."),
     (query, "Search the catalog of results."),
     (compare, "Put two to four runs side by side."),
+    (trials, "Pool the trials of a cell, or test one cell against another."),
     (sql, "Query the lake with DuckDB."),
     (config, "Print the effective settings."),
     (ui, "Open the Dagster UI."),
@@ -58,6 +61,7 @@ COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
 )
 for command, short in COMMANDS:
     app.command(short_help=short)(command)
+app.command("import", short_help="Bring in result files of other load generators.")(import_results)
 app.add_typer(cells.app, name="cells", short_help="List, show and sync what there is to measure.")
 
 

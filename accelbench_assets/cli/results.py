@@ -109,6 +109,8 @@ def quantile_cell(row: Mapping[str, Any] | None, quantile: str, *, compact: bool
         if needed is None:
             return "needs more"
         return f"n>={int(needed)}" if compact else f"needs >= {int(needed)} requests"
+    if gate == "derived":  # the tokens of a chunk were inferred from their characters
+        return "derived" if compact else "not published (derived)"
     value = row.get(quantile)
     if value is None:
         return "-"

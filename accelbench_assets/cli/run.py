@@ -15,14 +15,9 @@ import typer
 
 from accelbench_assets.cli.options import DebugOption, Format, FormatOption, JsonOption, QuietOption, chosen
 from accelbench_assets.cli.state import STATE, home
-from accelbench_assets.cli.target import (
-    DEFAULT_MODEL,
-    DEFAULT_WORKLOAD,
-    Flags,
-    Target,
-    planned_seconds,
-    resolve,
-)
+from accelbench_assets.cli.target import DEFAULT_MODEL, Flags, Target, resolve
+from accelbench_assets.cli.target_load import DEFAULT_WORKLOAD, planned_seconds
+from accelbench_assets.errors import UsageError
 from accelbench_assets.scrub import scrub
 
 
@@ -88,6 +83,60 @@ def run(
     warmup: Annotated[
         float | None, typer.Option("--warmup", min=0, help="Warm-up before each window, seconds (5).")
     ] = None,
+    arrival: Annotated[
+        str | None,
+        typer.Option(
+            "--arrival",
+            metavar="LAW",
+            help="With --rate: poisson (default), constant, gamma:K (gap CV 1/sqrt K).",
+        ),
+    ] = None,
+    find_capacity: Annotated[
+        bool,
+        typer.Option(
+            "--find-capacity",
+            help="Find the highest request rate within the objective: a closed ladder to the knee, bisection, then "
+            "open-loop confirmation.",
+        ),
+    ] = False,
+    slo: Annotated[
+        str | None,
+        typer.Option(
+            "--slo",
+            metavar="NAME|CLAUSES",
+            help="Objective: interactive, chat, server, batch, or ttft=1000,tpot=50,e2e=9000@0.95 in ms.",
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--dataset", metavar="FILE", help="Your requests (JSONL) or trace, where a workload asks for it."
+        ),
+    ] = None,
+    workers: Annotated[
+        int,
+        typer.Option("--workers", min=1, max=64, help="Load generator processes that share one schedule."),
+    ] = 1,
+    canary: Annotated[
+        bool,
+        typer.Option("--canary", help="After the load, check 64 short answers against an earlier run's."),
+    ] = False,
+    api: Annotated[
+        str | None, typer.Option("--api", help="chat (default) or completions; for a load made of flags.")
+    ] = None,
+    http2: Annotated[bool, typer.Option("--http2", help="HTTP/2, which is a load of its own.")] = False,
+    fresh_connections: Annotated[
+        bool, typer.Option("--fresh-connections", help="A new connection for every request.")
+    ] = False,
+    natural_stop: Annotated[
+        bool, typer.Option("--natural-stop", help="Let the model end its answers; --osl is then their cap.")
+    ] = False,
+    proxy_env: Annotated[
+        str | None,
+        typer.Option(
+            "--proxy-env", metavar="NAME", help="Environment variable that holds an HTTP proxy's URL."
+        ),
+    ] = None,
     launcher: Annotated[
         str | None,
         typer.Option("--launcher", help="local; eks comes in a later version. Default: setting launcher."),
@@ -127,6 +176,15 @@ def run(
         float | None,
         typer.Option("--deadline", min=1, max=86400, help="The run must be over after this many seconds."),
     ] = None,
+    trials: Annotated[
+        int,
+        typer.Option(
+            "--trials",
+            min=1,
+            max=100,
+            help="So many runs, one after the other, each with a server started anew.",
+        ),
+    ] = 1,
     cell: Annotated[
         str | None,
         typer.Option("--cell", metavar="KEY", help="Run a registered local cell again, by its key or id."),
@@ -169,6 +227,17 @@ def run(
         osl=osl,
         duration=duration,
         warmup=warmup,
+        arrival=arrival,
+        find_capacity=find_capacity,
+        slo=slo,
+        dataset=dataset,
+        workers=workers,
+        canary=canary,
+        api=api,
+        http2=http2,
+        fresh_connections=fresh_connections,
+        natural_stop=natural_stop,
+        proxy_env=proxy_env,
         launcher=launcher,
         endpoint=endpoint,
         api_key_env=api_key_env,
@@ -190,7 +259,15 @@ def run(
         return
     from accelbench_assets.cli.launching import launch
 
-    launch(target, command=reproduce_command(target, drawn_seed=drawn), publish=publish, fmt=format_)
+    if trials > 1 and format_ is not Format.table:
+        raise UsageError(
+            "--trials: JSON and CSV are of one run; read each with `accelbench show RUN --json`."
+        )
+    command, seed = reproduce_command(target, drawn_seed=drawn), target.request["seed"]
+    for index in range(trials):
+        # Other prompts and arrivals in every trial: the same ones would measure the same luck again.
+        target.request |= {"seed": (seed + index) % 2**63, "trial_index": index}
+        launch(target, command=command, publish=publish and index == trials - 1, fmt=format_)
 
 
 def checked_price(usd_per_hour: float | None, *, own_machine: bool = True) -> float | None:
@@ -199,8 +276,6 @@ def checked_price(usd_per_hour: float | None, *, own_machine: bool = True) -> fl
     """
     if usd_per_hour is None:
         return STATE.settings.usd_per_hour if own_machine else None
-    from accelbench_assets.errors import UsageError
-
     if not 0 < usd_per_hour < 100_000:
         raise UsageError(
             f"--usd-per-hour: {usd_per_hour:g} is not a price between 0 and 100,000 USD an hour."
@@ -222,7 +297,7 @@ def plan_document(target: Target) -> dict[str, Any]:
         "warmup_s": workload.warmup_s,
         "window_s": workload.window_s,
         "tail_s": workload.tail_s,
-        "planned_s": planned_seconds(workload),
+        "planned_s": planned_seconds(workload, search=target.request["load"]["search_slo"] is not None),
         "deadline_s": target.request["deadline_s"],
         "request": target.request,
     }
@@ -240,6 +315,10 @@ def show_plan(target: Target, fmt: Format) -> None:
         write_json(document)
         return
     steps = ", ".join(load_label(k, v) for k, v, _ in target.workload.ladder)
+    if (objective := target.request["load"]["search_slo"]) is not None:
+        from accelbench_assets.bench.slo import slo_id
+
+        steps = f"a search for the capacity within {slo_id(objective)}, usually some 19 steps"
     times = [f"{document[name]:g} s" for name in ("warmup_s", "window_s", "tail_s")]
     each = "{} warm-up + {} window + up to {} tail".format(*times)
     server = target.request.get("endpoint_url")

@@ -124,6 +124,12 @@ def _about(row: Mapping[str, Any], model: str | None, instance: str | None) -> b
 
 def show(
     run: RunArgument,
+    compat: Annotated[
+        bool,
+        typer.Option(
+            "--compat", help="Instead: what other load generators' formulas make of this run's samples."
+        ),
+    ] = False,
     fmt: FormatOption = Format.table,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -132,9 +138,13 @@ def show(
     """Everything known of one run: results, validity rules with their numbers, record.
 
     JSON is one object: run (the record), steps (each with its percentiles), slo, cost, paths. CSV has one
-    line a step.
+    line a step. With --compat, rows: step_index, load, tool, tool_version, metric, unit, n, mean, p50, p90, p95,
+    p99, note.
     """
     format_ = chosen(fmt, as_json)
+    if compat:
+        _show_compat(run, format_)
+        return
     from accelbench_assets.cli.launching import write_results
     from accelbench_assets.cli.results import find_record, read_results
 
@@ -149,6 +159,8 @@ def show(
     record, out = results.record, console()
     if results.steps:
         print_ladder(results)
+        if line := capacity_line(record):
+            out.print(line, style="bold")
     else:
         out.print(f"{record['run_id']}: {record['status']}", style="bold")
         out.print(scrub(str(record.get("failure_text") or "no reason was recorded")), soft_wrap=True)
@@ -173,15 +185,82 @@ def show(
         out.print()
         write_table(SLO_COLUMNS, results.slo, title="SLO attainment")
     out.print()
-    elsewhere = {"validity", "ladder", "env", "engine_args"}
+    elsewhere = {"validity", "ladder", "env", "engine_args", "client", "capacity", "canary"}
     if has_price(results):  # it became known after the run: the record's reason is no longer one
         elsewhere.add("cost_missing_reason")
     for name, value in record.items():
         if value is not None and value != {} and name not in elsewhere:
             out.print(f"{name + ':':24}{plain(value)}", soft_wrap=True)
-    for name in ("engine_args", "env", "ladder"):
+    for name in ("client", "capacity", "canary", "engine_args", "env", "ladder"):
         if record.get(name):
             out.print(f"{name + ':':24}{plain(record[name])}", soft_wrap=True)
+
+
+COMPAT_FIELDS = (
+    *(
+        "step_index",
+        "load",
+        "tool",
+        "tool_version",
+        "metric",
+        "unit",
+        "n",
+        "mean",
+        "p50",
+        "p90",
+        "p95",
+        "p99",
+    ),
+    "note",
+)
+
+
+def _show_compat(run: str, fmt: Format) -> None:
+    """The run's samples in other tools' words: for reading beside published figures, never for ranking."""
+    from accelbench_assets.cli.progress import load_label
+    from accelbench_assets.cli.results import find_record
+
+    lake = STATE.lake()
+    record = find_record(lake, run)
+    steps = {s["step_index"]: s for s in lake.run_table("run_steps", record).to_pylist()}
+    rows = lake.run_table("run_compat", record).to_pylist()
+    for row in rows:
+        step = steps.get(row["step_index"], {})
+        row["load"] = load_label(str(step.get("load_kind")), float(step.get("load_value") or 0))
+    if fmt is Format.table and rows:
+        STATE.note(
+            f"run {record['run_id']}: the formulas of other tools on our samples; our own figures: `show {run}`"
+        )
+    columns = [
+        Column("load", "load"),
+        Column("tool", "tool"),
+        Column("metric", "metric"),
+        Column("unit", "unit"),
+    ]
+    columns += [Column(name, name, "rate") for name in ("mean", "p50", "p90", "p95", "p99")]
+    columns.append(Column("note", "note", keep=9, wrap=True))
+    emit(
+        rows,
+        columns,
+        fmt,
+        fields=COMPAT_FIELDS,
+        empty="This run has no derived figures in other tools' words.",
+    )
+
+
+def capacity_line(record: Mapping[str, Any]) -> str | None:
+    """What a capacity search found, in one sentence; ``None`` for another run."""
+    found = record.get("capacity")
+    if not found:
+        return None
+    rate, knee = found.get("capacity_requests_per_s"), found.get("knee_concurrency")
+    what = (
+        f"{number(rate)} req/s within the objective, confirmed in an open loop"
+        if rate
+        else "none was confirmed"
+    )
+    closed = f"; the closed loop's knee is C={knee:g}" if knee else ""
+    return f"capacity: {what}{closed}." + (f" {found['reason']}" if found.get("reason") else "")
 
 
 SLO_COLUMNS = (

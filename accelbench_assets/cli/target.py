@@ -1,9 +1,9 @@
 """From the flags of ``accelbench run`` to a workload, a cell and a request, or to a refusal that names the
 flag.
 
-Belongs here: every check of those flags, and the discovery a cell key needs (engine version, model revision).
-Does not belong here: starting anything (``run``, ``child``); what a cell or workload may be (``partitions``,
-``loadgen``).
+Belongs here: every check of the flags that say what is served, and the discovery a cell key needs (engine version,
+model revision). Does not belong here: the load's own flags (``target_load``), starting anything (``run``, ``child``),
+what a cell or workload may be (``partitions``, ``loadgen``).
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from accelbench_assets.cli.options import near, split_list
+from accelbench_assets.cli.options import near
 from accelbench_assets.cli.state import STATE
+from accelbench_assets.cli.target_load import choose_workload, load_document
 from accelbench_assets.errors import UsageError
 from accelbench_assets.scrub import looks_secret, scrub, url_without_credentials
 
@@ -30,12 +31,6 @@ NO_EKS = (
 )
 DEFAULT_MODEL = "smollm2-135m-instruct"
 """The demo's model, which every installation has."""
-DEFAULT_WORKLOAD = "demo.chat@1"
-MAX_LOAD_S = 1800.0
-"""Longest planned load of an on-demand run without a --deadline."""
-DEFAULT_WINDOW_S = 60.0
-SMOKE_WINDOW_S = 120.0
-"""Shortest window of the evidence level ``smoke``; a load made of flags never claims more than that."""
 ALLOWANCE_S = {"llamacpp": 120.0, "vllm": 300.0, "endpoint": 60.0}
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -60,6 +55,17 @@ class Flags:
     osl: int | None = None
     duration: float | None = None
     warmup: float | None = None
+    arrival: str | None = None
+    slo: str | None = None
+    find_capacity: bool = False
+    dataset: str | None = None
+    workers: int = 1
+    canary: bool = False
+    api: str | None = None
+    http2: bool = False
+    fresh_connections: bool = False
+    natural_stop: bool = False
+    proxy_env: str | None = None
     launcher: str | None = None
     endpoint: str | None = None
     api_key_env: str | None = None
@@ -131,101 +137,6 @@ def check_endpoint(url: str) -> str:
             f"--endpoint {url_without_credentials(url)}: give the URL without a query or fragment."
         )
     return url.rstrip("/").removesuffix("/v1")
-
-
-def _numbers(flag: str, values: tuple[str, ...], kind: type[int] | type[float]) -> list[Any]:
-    found = []
-    for part in split_list(flag, list(values)):
-        try:
-            value = kind(part)
-        except ValueError:
-            value = kind(0)
-        if not 0 < value < 1_000_000:
-            what = "a whole number >= 1" if kind is int else "a number > 0"
-            raise UsageError(f"{flag}: {part!r} is not {what} and < 1,000,000.")
-        if value in found:
-            raise UsageError(f"{flag}: {part} is given twice; each step of the ladder has its own load.")
-        found.append(value)
-    return found
-
-
-def choose_workload(flags: Flags) -> Workload:
-    """The named workload, the file, or one made of --concurrency/--rate with --isl and --osl."""
-    from loadgen import workloads
-    from loadgen.plan import PlanError
-
-    own = {
-        "--concurrency": flags.concurrency,
-        "--rate": flags.rate,
-        "--isl": flags.isl,
-        "--osl": flags.osl,
-        "--duration": flags.duration,
-        "--warmup": flags.warmup,
-    }
-    given = [name for name, value in own.items() if value not in (None, ())]
-    if flags.workload is not None and given:
-        raise UsageError(f"{given[0]} cannot be combined with --workload: a workload fixes its own load.")
-    try:
-        if flags.workload is not None or not given:
-            name = flags.workload or DEFAULT_WORKLOAD
-            if name not in workloads.names() and not Path(name).is_file():
-                known = near(name, workloads.names())
-                raise UsageError(f"--workload: {name!r} is neither a workload nor a file. {known}")
-            return workloads.load(name)
-        if flags.concurrency and flags.rate:
-            raise UsageError("--concurrency and --rate exclude each other: a loop is closed or open.")
-        if not flags.concurrency and not flags.rate:
-            raise UsageError(f"{given[0]} needs --concurrency C or --rate R beside it.")
-        duration_s = flags.duration or DEFAULT_WINDOW_S
-        chosen: dict[str, Any] = {"isl": flags.isl, "osl": flags.osl, "warmup_s": flags.warmup}
-        return workloads.custom(
-            concurrency=_numbers("--concurrency", flags.concurrency, int) or None,
-            rate=_numbers("--rate", flags.rate, float) or None,
-            duration_s=duration_s,
-            evidence_level="smoke" if duration_s >= SMOKE_WINDOW_S else "demo",
-            **{name: value for name, value in chosen.items() if value is not None},
-        )
-    except PlanError as error:
-        raise UsageError(
-            f"--workload: {error}." if flags.workload else f"The load flags do not work: {error}."
-        ) from None
-
-
-def check_context(flags: Flags, workload: Workload, context: int | None) -> None:
-    """Refuse requests that the served *context* (tokens; ``None`` when it is not known) cannot hold."""
-    if context is None or workload.isl + workload.osl <= context:
-        return
-    own = flags.concurrency or flags.rate
-    lengths = "--isl {} and --osl {}" if own else f"--workload {workload.id}: isl {{}} and osl {{}}"
-    raise UsageError(
-        f"{lengths.format(workload.isl, workload.osl)} make {workload.isl + workload.osl} tokens a request, more than "
-        f"the served context of {context} (--max-model-len).",
-        hint="Shorter --isl and --osl, or a larger --max-model-len.",
-    )
-
-
-def planned_seconds(workload: Workload) -> float:
-    """Warm-up, windows and longest tails of the whole ladder, in seconds."""
-    return len(workload.ladder) * (workload.warmup_s + workload.window_s + workload.tail_s)
-
-
-def check_deadline(flags: Flags, workload: Workload, allowance_s: float) -> float:
-    """Seconds until the run must be over: as given, or the allowance + 1.5 x planned load, at most two
-    hours.
-    """
-    planned = planned_seconds(workload)
-    if flags.deadline is not None:
-        if flags.deadline < planned:
-            raise UsageError(
-                f"--deadline: {flags.deadline:g} s is less than the {planned:.0f} s of load planned."
-            )
-        return flags.deadline
-    if planned > MAX_LOAD_S:
-        raise UsageError(
-            f"This is {planned / 60:.0f} minutes of load, more than the 30 an on-demand run has by default.",
-            hint="Give --deadline SECONDS, fewer steps or a shorter --duration.",
-        )
-    return min(7200.0, allowance_s + 1.5 * planned)
 
 
 def resolve(flags: Flags, home: Path, *, prepare: bool) -> Target:
@@ -319,5 +230,7 @@ def request_document(
         "port": flags.port,
         "usd_per_hour": flags.usd_per_hour,
         "suite_id": None,
+        "trial_index": 0,
+        "load": load_document(flags, workload),
         **more,
     }

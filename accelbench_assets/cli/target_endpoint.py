@@ -16,10 +16,9 @@ from accelbench_assets.cli.target import (
     ALLOWANCE_S,
     Flags,
     Target,
-    check_context,
-    check_deadline,
     request_document,
 )
+from accelbench_assets.cli.target_load import check_context, check_deadline
 from accelbench_assets.errors import UsageError
 
 if TYPE_CHECKING:

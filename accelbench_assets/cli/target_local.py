@@ -18,11 +18,10 @@ from accelbench_assets.cli.target import (
     NO_EKS,
     Flags,
     Target,
-    check_context,
-    check_deadline,
     check_this_machine,
     request_document,
 )
+from accelbench_assets.cli.target_load import check_context, check_deadline
 from accelbench_assets.errors import UsageError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import dagster as dg
 from pydantic import Field
 
 from accelbench_assets.bench.record import new_run_id
-from accelbench_assets.bench.run import RunRequest
+from accelbench_assets.bench.request import LoadOptions, RunRequest
 from accelbench_assets.errors import UsageError
 from accelbench_assets.lake.lake import Lake
 from accelbench_assets.scrub import looks_secret
@@ -51,8 +51,12 @@ class BenchmarkConfig(dg.Config):
     workload_json: str = Field(
         default="", description="Document of a custom workload; empty: by the cell's id."
     )
+    load_json: str = Field(
+        default="", description="Load options (workers, dataset, search_slo, canary, proxy_env); empty: none."
+    )
     reproduce_command: str = Field(default="", description="The command that repeats this run.")
     suite_id: str = Field(default="", description="Suite this run belongs to.")
+    trial_index: int = Field(default=0, ge=0, le=32_767, description="Which of several trials this run is.")
 
 
 def planned_seconds(workload: Workload) -> float:
@@ -129,12 +133,21 @@ def build_request(
         served_model_name=config.served_model_name or None,
         port=config.port or None,
         suite_id=config.suite_id or None,
+        trial_index=config.trial_index,
         # The setting is this machine's price, nobody else's.
         usd_per_hour=config.usd_per_hour or (settings.usd_per_hour if cell.family == "local" else None),
+        load=_load_options(config.load_json),
         reproduce_command=config.reproduce_command or f"accelbench run --cell '{cell.key_text}'",
         launcher_name="endpoint" if cell.family == "endpoint" else settings.launcher,
         home=settings.home,
     )
+
+
+def _load_options(text: str) -> LoadOptions:
+    try:
+        return LoadOptions(**json.loads(text)) if text else LoadOptions()
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"load_json: {error}.") from None
 
 
 def _uuid_or_none(text: str) -> str | None:

@@ -43,6 +43,7 @@ CONFIG_FIELDS = (
     "usd_per_hour",
     "reproduce_command",
     "suite_id",
+    "trial_index",
 )
 
 
@@ -148,6 +149,8 @@ def run(request: Mapping[str, Any]) -> Mapping[str, Any]:
     suffix = asset_suffix(cell.family)
     config = {k: request[k] for k in CONFIG_FIELDS if request.get(k) is not None}
     config["workload_json"] = json.dumps(request["workload"])
+    if request.get("load"):
+        config["load_json"] = json.dumps(request["load"])
     session.materialize(
         f"raw_samples_{suffix}",
         f"run_percentiles_{suffix}",

@@ -73,6 +73,9 @@ def main(arguments: list[str]) -> int:
     params.hostnames = [options.host]
     params.port = options.port
     params.n_parallel = options.parallel
+    # Every request holds a thread until it is answered; with the default of a few more than slots, /metrics and
+    # /health wait behind queued requests.
+    params.n_threads_http = max(64, 4 * options.parallel)
     params.n_ctx = options.parallel * options.ctx_per_slot
     params.n_batch = options.batch_size
     params.n_ubatch = options.ubatch_size

@@ -106,8 +106,9 @@ def commit(storage: Storage, record: Mapping[str, Any], shards: Sequence[Mapping
     digests = "".join(part["sha256"] for part in parts)
     record = {
         **record,
-        "samples_rows": sum(part["rows"] for part in parts),
-        "samples_sha256": hashlib.sha256(digests.encode()).hexdigest(),
+        # An imported result has no samples: nothing is not a hash of nothing.
+        "samples_rows": sum(part["rows"] for part in parts) if parts else None,
+        "samples_sha256": hashlib.sha256(digests.encode()).hexdigest() if parts else None,
         "committed_at": record.get("committed_at") or datetime.now(UTC).isoformat(timespec="microseconds"),
     }
     _check_record(record)

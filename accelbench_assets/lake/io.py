@@ -26,6 +26,7 @@ from accelbench_assets.lake.tables import (
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.dataset as ds
 
     from partitions.cell import BenchmarkCell
 
@@ -218,12 +219,33 @@ def read_incoming(storage: Storage, run_id: str) -> pa.Table:
 
 def read_samples(storage: Storage, run_id: str) -> pa.Table:
     """Committed samples of one run."""
+    return _read_parquet(storage, _sample_keys(storage, run_id), SCHEMAS["raw_samples"])
+
+
+def _sample_keys(storage: Storage, run_id: str) -> list[str]:
     record = find_run(storage, run_id)
     if record is None or record["status"] != "succeeded":
         what = "has no record" if record is None else f"ended as {record['status']}"
         raise LakeError(f"Run {run_id} {what}, so it has no published samples.")
-    keys = [k for k in storage.list(layout.run_folder("raw_samples", record)) if k.endswith(".parquet")]
-    return _read_parquet(storage, keys, SCHEMAS["raw_samples"])
+    return sorted(k for k in storage.list(layout.run_folder("raw_samples", record)) if k.endswith(".parquet"))
+
+
+def sample_dataset(storage: Storage, run_id: str) -> ds.Dataset:
+    """Committed samples of one run as a dataset, part by part in the order of their names."""
+    import pyarrow.dataset as ds
+
+    keys = _sample_keys(storage, run_id)
+    filesystem, base = storage.arrow()
+    paths = [f"{base}/{key}" for key in keys]
+    try:
+        return ds.dataset(paths, schema=SCHEMAS["raw_samples"], format="parquet", filesystem=filesystem)
+    except OSError as error:
+        raise LakeError(f"The samples of run {run_id} cannot be read ({error}).") from None
+
+
+def read_run_table(storage: Storage, table: str, key: str) -> pa.Table:
+    """The file *key* of a table of runs; empty where it was not written."""
+    return _read_parquet(storage, [key] if storage.exists(key) else [], SCHEMAS[table])
 
 
 def published_keys(storage: Storage, table: str, records: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -28,6 +28,7 @@ from accelbench_assets.lake.tables import FACT_TABLES, JUDGEMENT_TABLES, RUN_TAB
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.dataset as ds
 
     from partitions.cell import BenchmarkCell
 
@@ -132,6 +133,10 @@ class Lake:
         """Committed samples of one run; ``LakeError`` if the run has no succeeded record."""
         return io.read_samples(self.storage, run_id)
 
+    def sample_dataset(self, run_id: str) -> ds.Dataset:
+        """The same as a dataset that is read in pieces: a long run does not fit memory as a table."""
+        return io.sample_dataset(self.storage, run_id)
+
     def write_run_table(self, table: str, record: Mapping[str, Any], data: pa.Table) -> str:
         """Write one run's part of a derived table (``RUN_TABLES``), atomically; returns its URI."""
         if table not in RUN_TABLES:
@@ -141,6 +146,11 @@ class Lake:
         key = f"{layout.run_folder(table, record)}/part-0.parquet"
         self.storage.write(key, io.parquet_bytes(table, data))
         return self.uri(key)
+
+    def run_table(self, table: str, record: Mapping[str, Any]) -> pa.Table:
+        """One run's part of a derived table; empty where it was not written."""
+        key = f"{layout.run_folder(table, record)}/part-0.parquet"
+        return io.read_run_table(self.storage, table, key)
 
     def has_run_table(self, table: str, record: Mapping[str, Any]) -> bool:
         """Whether one run's part of a derived table was written."""

@@ -31,7 +31,7 @@ STATUSES = (
 ORIGINS = ("measured", "simulated", "estimated", "external")
 EVIDENCE_LEVELS = ("demo", "smoke", "standard", "publication")
 QUANTILES = ("p50", "p90", "p95", "p99", "p999")
-GATES = ("published", "wide", "needs_n", "beyond_timeout")
+GATES = ("published", "wide", "needs_n", "beyond_timeout", "derived")
 
 _RUNS = """
 run_id str!, cell_id str!, cell_key str!, suite_id str, trial_index i16, block_id str, evidence_level str!,
@@ -51,7 +51,7 @@ provision_s f64, image_pull_s f64, weights_s f64, compile_s f64, ready_s f64, ov
 status str!, failure_code str, failure_text str, validity json, samples_rows i64, samples_sha256 str,
 git_commit str, dagster_run_id str, partition_key str, triggered_by str, trigger_ref str, reproduce_command
 str, source_url str,
-run_cost_usd f64, price_point_id str, cost_missing_reason str
+run_cost_usd f64, price_point_id str, cost_missing_reason str, client json, capacity json, canary json
 """
 
 _RUN_STEPS = """
@@ -62,7 +62,9 @@ total_tokens_per_s f64, output_tokens_per_s_per_accelerator f64, interactivity_t
 input_tokens_mean f64, output_tokens_mean f64, token_mismatch_share f64, prefix_cache_hit_share f64,
 preemptions i64, queue_mean f64, kv_cache_use_p50 f64, kv_cache_use_max f64, accelerator_util_mean_pct f64,
 accelerator_memory_peak_gib f64, power_mean_w f64, energy_j f64, joules_per_output_token f64, energy_valid
-bool, steady bool, saturation_label str, verdict str
+bool, steady bool, saturation_label str, verdict str, planned_cancels i64, requests_per_s_ci_low f64,
+requests_per_s_ci_high f64, output_tokens_per_s_ci_low f64, output_tokens_per_s_ci_high f64, steady_reason str,
+decode_concurrency_mean f64, throttled_s f64
 """
 
 _RUN_PERCENTILES = (
@@ -80,6 +82,11 @@ attainment_low f64, attainment_high f64, goodput_rps f64, goodput_output_tokens_
 """
 
 _ENGINE_METRICS = "run_id str!, at ts!, source str!, name str!, labels json, value f64"
+
+_RUN_COMPAT = """
+run_id str!, cell_id str!, step_index i16!, tool str!, tool_version str, metric str!, unit str, n i64, mean f64,
+p50 f64, p90 f64, p95 f64, p99 f64, note str
+"""
 
 _INSTANCE_TYPES = """
 instance_type str!, family str!, provider str, accelerator_kind str, accelerator_name str, accelerator_count
@@ -117,6 +124,8 @@ _FIELDS: dict[str, str] = {
     "run_percentiles": _RUN_PERCENTILES,
     "slo_results": _SLO_RESULTS,
     "engine_metrics": _ENGINE_METRICS,
+    "accelerator_metrics": _ENGINE_METRICS,
+    "run_compat": _RUN_COMPAT,
     "instance_types": _INSTANCE_TYPES,
     "models": _MODELS,
     "price_points": _PRICE_POINTS,
@@ -125,7 +134,10 @@ _FIELDS: dict[str, str] = {
     "cells": _CELLS,
 }
 
-RUN_TABLES = ("run_steps", "run_percentiles", "slo_results", "engine_metrics")
+RUN_TABLES = (
+    *("run_steps", "run_percentiles", "slo_results", "run_compat"),
+    *("engine_metrics", "accelerator_metrics"),
+)
 """Derived tables, one file a run: ``<table>/family=/cell_id=/run_id=/part-0.parquet``."""
 FACT_TABLES = ("instance_types", "models", "price_points")
 """Facts by snapshot date: ``facts/<table>/date=/part-<hash>.parquet``."""

@@ -42,7 +42,9 @@ def run_generator(
     command = [sys.executable, "-P", "-m", "loadgen", "run"]
     command += ["--plan", str(plan_path), "--out", out, "--progress", "json"]
     secrets = _secrets(plan)
-    keep = tuple(filter(None, (plan.api_key_env, "AWS_" if out.startswith("s3://") else None)))
+    keep = tuple(
+        filter(None, (plan.api_key_env, plan.proxy_env, "AWS_" if out.startswith("s3://") else None))
+    )
     try:
         process = SupervisedProcess(
             command,
@@ -62,7 +64,7 @@ def run_generator(
         if code != 0:
             endpoint.check_alive()
             raise _failure(code, log, deadline, secrets)
-        return LoadManifest(tuple(read_shard(out, shard) for shard in range(plan.shards)), code)
+        return LoadManifest(tuple(read_shard(out, shard) for shard in range(plan.shard_count)), code)
     finally:
         scrub_file(log, secrets=secrets)
         kept = dataclasses.replace(plan, headers=scrub_headers(plan.headers))
@@ -72,7 +74,8 @@ def run_generator(
 def _secrets(plan: Plan) -> tuple[str, ...]:
     """What the plan makes secret, though nothing else might take it for one."""
     named = [value for name, value in plan.headers.items() if looks_secret(name)]
-    return tuple(filter(None, (os.environ.get(plan.api_key_env or ""), *named)))
+    held = (os.environ.get(name or "") for name in (plan.api_key_env, plan.proxy_env))
+    return tuple(filter(None, (*held, *named)))
 
 
 def _follow(

@@ -211,6 +211,8 @@ def quantile_cell(found: Row | None, quantile: str) -> Cell:
         return Cell("needs more requests" if needed is None else f"needs ≥ {needed:,} requests", style="gate")
     if gate == "beyond_timeout":
         return Cell("> timeout", math.inf, style="gate")
+    if gate == "derived":
+        return Cell("not published", style="gate", note="the tokens of a chunk were inferred, not counted")
     return Cell(MISSING, style="missing", note="not measured")
 
 

@@ -18,6 +18,7 @@ from accelbench_assets.errors import LakeError
 from accelbench_assets.lake import io, layout
 from accelbench_assets.lake.lake import Lake
 from accelbench_assets.lake.tables import RUN_TABLES, SCHEMA_VERSION, SCHEMAS
+from loadgen.samples import SCHEMA_VERSION as SAMPLES_VERSION
 from loadgen.samples import sample_schema
 from partitions.cell import Deployment
 from tests.support.runs import make_cell, make_price, make_record, put_prices, put_run, write_derived
@@ -25,7 +26,8 @@ from tests.support.runs import make_cell, make_price, make_record, put_prices, p
 
 def test_every_table_has_a_schema_with_its_version() -> None:
     for name, schema in SCHEMAS.items():
-        assert schema.metadata[b"schema_version"] == SCHEMA_VERSION.encode(), name
+        own = SAMPLES_VERSION if name == "raw_samples" else SCHEMA_VERSION
+        assert schema.metadata[b"schema_version"] == own.encode(), name
         assert len(set(schema.names)) == len(schema)
     assert SCHEMAS["raw_samples"] == sample_schema()
     with pytest.raises(KeyError):
@@ -130,7 +132,8 @@ def test_rows_that_do_not_fit_are_refused(local_lake: Lake) -> None:
         local_lake.write_run_table("models", record, steps)
     with pytest.raises(LakeError, match="not a table of facts"):
         local_lake.write_fact("run_steps", "2026-01-01", steps)
-    assert {"run_steps", "run_percentiles", "slo_results", "engine_metrics"} == set(RUN_TABLES)
+    derived = {"run_steps", "run_percentiles", "slo_results", "run_compat"}
+    assert derived | {"engine_metrics", "accelerator_metrics"} == set(RUN_TABLES)
 
 
 def test_prices_keep_ten_digits_and_the_same_snapshot_lands_once(lake: Lake) -> None:

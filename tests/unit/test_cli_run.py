@@ -12,8 +12,9 @@ import pytest
 
 from accelbench_assets.cli import main as cli_main
 from accelbench_assets.cli.cells import expanded
-from accelbench_assets.cli.target import DEFAULT_MODEL, DEFAULT_WORKLOAD, Target
+from accelbench_assets.cli.target import DEFAULT_MODEL, Target
 from accelbench_assets.cli.target_endpoint import choose_served, slug
+from accelbench_assets.cli.target_load import DEFAULT_WORKLOAD
 from accelbench_assets.engines.weights import DEMO_MODEL
 from accelbench_assets.errors import UsageError
 from partitions.catalog import load_suites
@@ -55,7 +56,7 @@ def call(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str
         (["--concurrency", "1", "--isl", "2000", "--osl", "49"], "--isl 2000 and --osl 49 make 2049 tokens"),
         (["--concurrency", "1", "--max-model-len", "383"], "the served context of 383 (--max-model-len)"),
         (["--workload", "fixed.8k1k@1", "--deadline", "86400"], "--workload fixed.8k1k@1: isl 8192 and osl 1024"),
-        (["--isl", "5"], "--isl needs --concurrency C or --rate R"),
+        (["--isl", "5"], "--isl needs --concurrency C, --rate R or --find-capacity"),
         (["--concurrency", "1", "--duration", "3000"], "more than the 30"),
         (["--deadline", "5"], "--deadline: 5 s is less than the"),
         (["--usd-per-hour", "-1"], "--usd-per-hour: -1 is not a price"),
@@ -68,6 +69,15 @@ def call(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str
         (["--cell", "a~b"], "--cell: "),
         (["--cell", "x", "--model", "y"], "--model cannot be combined with --cell"),
         (["--header", "X-A=b"], "--header only makes sense with --endpoint"),
+        (["--workload", "smoke.chat@1", "--slo", "chat"], "--slo: workload smoke.chat@1 has its own objective"),
+        (["--find-capacity", "--concurrency", "4"], "leave out --concurrency and --rate"),
+        (["--find-capacity", "--isl", "64"], "has no objective of its own"),
+        (["--find-capacity", "--slo", "fast"], "--slo: 'fast' is neither one of interactive, chat"),
+        (["--find-capacity", "--slo", "ttft=-1"], "--slo: '-1' in 'ttft=-1' must be a number above 0"),
+        (["--find-capacity", "--slo", "chat", "--workers", "2"], "--workers: a capacity search decides"),
+        (["--concurrency", "1", "--arrival", "constant"], "--arrival says how requests of an open loop come in"),
+        (["--dataset", "/nowhere.jsonl"], "--dataset: there is no file /nowhere.jsonl"),
+        (["--proxy-env", "NO_SUCH_VARIABLE"], "--proxy-env: no environment variable of that name"),
         (["--api-key-env", "HOME"], "--api-key-env only makes sense with --endpoint"),
         (["--endpoint", URL, "--header", "nothing"], "--header: 'what was given' is not of the form NAME=VALUE"),
         (["--endpoint", URL, "--header", f"Authorization={SECRET}"], "--header Authorization: this looks"),

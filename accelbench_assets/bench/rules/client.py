@@ -58,11 +58,12 @@ def ceiling(shards: Sequence[Mapping[str, Any]], *, demo: bool) -> Verdict:
     reached, own = worst_of["null_server"]["events_per_s"], worst_of["null_server"]["own_latency_p99_ms"]
     needed = float(worst_of["events_per_s_max"] or 0.0)
     factor = reached / needed if needed else float("inf")
+    latency = "its own latency unknown" if own is None else f"its own latency {own:.2f} ms at p99"
     text = (
-        f"Against a null server this client took {reached:,.0f} events/s, its own latency {own:.2f} ms at p99; "
+        f"Against a null server this client took {reached:,.0f} events/s, {latency}; "
         f"the run's busiest second had {needed:,.0f}."
     )
-    if factor >= CEILING_FACTOR and own <= OWN_LATENCY_P99_MS:
+    if factor >= CEILING_FACTOR and (own is None or own <= OWN_LATENCY_P99_MS):
         return verdict("pass", min(factor, 1e6), CEILING_FACTOR, text)
     failed_rate = factor < CEILING_FACTOR
     outcome = "void" if failed_rate and not demo else "warn"

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from accelbench_assets.bench.frame import Frame, load_label
+from accelbench_assets.bench.metrics import Row
 from accelbench_assets.bench.quantiles import describe
 from accelbench_assets.bench.rules.outcome import Verdict, verdict
+from accelbench_assets.bench.steadiness import backlog
 
 MIN_SAMPLES_FOR_MEDIAN = 20  # S3: ten effective exceedances
 
@@ -62,3 +64,29 @@ def warm_up(shards: Sequence[Mapping[str, Any]], level: str) -> Verdict:
         f"Step {label} was not warm after {seconds:.0f} s: its figures had not settled when the window began."
     )
     return verdict("void" if level in ("standard", "publication") else "warn", len(cold), 0, text)
+
+
+def steady(steps: Sequence[Row], level: str) -> Verdict:
+    """S5: a step whose window was not steady describes the drift as much as the server. It cannot rank; where the
+    level claims more than a smoke test it is a warning (ADR 0014)."""
+    unsteady = [step for step in steps if step.get("steady") is False]
+    if not unsteady:
+        return verdict("pass", 0, 0, "Every window was steady.")
+    step = unsteady[0]
+    label = load_label(step["load_kind"], step["load_value"])
+    text = f"{len(unsteady)} of {len(steps)} windows were not steady; {label}: {step['steady_reason']}"
+    return verdict("warn" if level in ("standard", "publication") else "pass", len(unsteady), 0, text)
+
+
+def stable(frames: Sequence[Frame]) -> Verdict | None:
+    """M24: an open load that the server cannot carry has no steady state. ``None`` without an open step."""
+    grown = [(frame, found) for frame in frames if (found := backlog(frame)) is not None]
+    if not grown:
+        return None
+    frame, worst = max(grown, key=lambda pair: (pair[1].unstable, pair[1].growth_per_s))
+    text = f"The backlog of step {frame.window.label} grew by {max(0.0, worst.growth_per_s):.2f} requests a second"
+    if worst.unstable:
+        return verdict(
+            "warn", worst.growth, worst.limit, f"{text}: its latencies describe the test's length."
+        )
+    return verdict("pass", worst.growth, worst.limit, f"{text}.")

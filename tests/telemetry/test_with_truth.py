@@ -1,0 +1,78 @@
+"""The side channels of a whole run, against a server whose figures are known: the ground-truth server, under the
+engines' own metric names."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accelbench_assets.bench.record import new_run_id
+from accelbench_assets.bench.run import RunRequest, run_benchmark
+from accelbench_assets.bench.summary import summarise_run
+from accelbench_assets.lake.lake import Lake
+from accelbench_assets.launch.endpoint import EndpointLauncher, discover
+from accelbench_assets.launch.host import endpoint_instance
+from loadgen.workloads import custom
+from partitions.cell import BenchmarkCell, Deployment
+
+SLOTS, CONCURRENCY = 4, 8
+
+
+@pytest.fixture(params=["vllm", "llamacpp"])
+def truth(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+    """``(metrics style, URL)`` of a server of four slots."""
+    command = [sys.executable, "-m", "loadgen", "truth", "--port", "0", "--exit-with-parent"]
+    command += ["--ttft-ms", "40", "--gap-ms", "10", "--slots", str(SLOTS), "--metrics-style", request.param]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield request.param, json.loads(process.stdout.readline())["url"]
+        process.stdin.close()
+        process.wait(10)
+
+
+def test_a_run_holds_what_the_server_says_of_itself(tmp_path: Path, truth: tuple[str, str]) -> None:
+    style, url = truth
+    workload = custom(concurrency=CONCURRENCY, isl=16, osl=8, duration_s=4.0, warmup_s=0.5, tail_s=5.0)
+    cell = BenchmarkCell(
+        model="truth",
+        revision="unstated",
+        instance=endpoint_instance(url),
+        engine="truth",
+        engine_version=str(discover(url).engine_version),
+        deployment=Deployment(),
+        workload=workload.id,
+    )
+    request = RunRequest(
+        cell=cell,
+        workload=workload,
+        model_id="truth",
+        evidence_level=workload.evidence_level,
+        run_id=new_run_id(),
+        seed=1,
+        deadline_s=120.0,
+        reproduce_command="accelbench run --endpoint",
+        launcher_name="endpoint",
+        home=tmp_path / "home",
+        endpoint_url=url,
+    )
+    lake = Lake.open((tmp_path / "lake").as_uri())
+    record = run_benchmark(request, EndpointLauncher(), lake, lambda *_: None)
+    rules: dict[str, Any] = record["validity"]
+    assert rules["engine_restart"]["verdict"] == "pass"
+    assert (rules["engine_counters"]["verdict"], rules["engine_counters"]["value"]) == ("pass", 0), rules
+    assert rules["telemetry"]["value"] < 1
+    if style == "vllm":
+        assert (rules["engine_requests"]["verdict"], rules["engine_requests"]["value"]) == ("pass", 0), rules
+        assert "ITL" in rules["engine_latency"]["text"]
+    (step,) = summarise_run(lake, record["run_id"]).steps.to_pylist()
+    assert step["queue_mean"] == pytest.approx(CONCURRENCY - SLOTS, abs=1.5)
+    assert (step["kv_cache_use_max"] is None) == (style == "llamacpp")
+    assert step["preemptions"] == (0 if style == "vllm" else None)
+    assert step["energy_j"] is None
