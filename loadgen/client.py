@@ -60,6 +60,8 @@ class Client:
         path = "/v1/chat/completions" if api == "chat" else "/v1/completions"
         self.clock = (clock or KernelClock()) if kernel_stamps else None
         self._loop = Loop(self.clock)
+        plain = all(replica.base_url.startswith("http:") for replica in replicas)
+        self.stamped_by_kernel = self.clock is not None and plain and http_version == "1.1"
         self._request_ns, self._idle_ns = int(request_timeout_s * NS), int(idle_timeout_s * NS)
         self._cancels: list[tuple[int, int, Exchange]] = []
         self._order = 0
@@ -141,9 +143,10 @@ class Client:
         self._loop.in_flight[id(exchange)] = exchange
         self._pools[exchange.replica].submit(exchange)
 
-    def poll(self, timeout_s: float = -1) -> None:
-        """Handle what is ready; finished exchanges are appended to :attr:`done`."""
-        self._loop.poll(timeout_s)
+    def poll(self, timeout_s: float = -1) -> int:
+        """Handle what is ready, and say how many connections were; finished exchanges are appended to
+        :attr:`done`."""
+        return self._loop.poll(timeout_s)
 
     def _sent(self, exchange: Exchange) -> None:
         wait_ns = exchange.request.cancel_after_ns

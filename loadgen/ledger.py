@@ -102,9 +102,14 @@ class Ledger:
         if len(self._pending) >= _PENDING_MAX:
             self.flush()
 
-    def flush(self) -> None:
-        """Write what was taken to the spool: some 30 µs a request. Best called when the requests that follow
-        have been sent. Raises ``OutputError``; what could not be written stays in memory."""
+    @property
+    def waiting(self) -> int:
+        """Requests taken and not yet written."""
+        return len(self._pending)
+
+    def flush(self, most: int | None = None) -> None:
+        """Write what was taken (at most so many) to the spool: some 50 µs a request. Best called when nothing else is
+        to be done. Raises ``OutputError``; what could not be written stays in memory."""
         assert self.spool is not None
         assert self._background is not None
         if not self._pending:
@@ -113,7 +118,7 @@ class Ledger:
         try:
             if self._phases_written != (self.measure_ns, self.measure_end_ns):
                 self._begin()
-            for exchange in self._pending:
+            for exchange in self._pending[:most]:
                 self._clock = exchange.clock or self._clock
                 self.spool.append(exchange)
                 written += 1

@@ -76,13 +76,15 @@ class Loop:
             with contextlib.suppress(OSError):
                 self._epoll.unregister(descriptor)
 
-    def poll(self, timeout_s: float) -> None:
-        """Handle what is ready."""
+    def poll(self, timeout_s: float) -> int:
+        """Handle what is ready; how many descriptors were."""
         handlers = self._handlers
-        for descriptor, events in self._epoll.poll(timeout_s):
+        ready = self._epoll.poll(timeout_s)
+        for descriptor, events in ready:
             handler = handlers.get(descriptor)
             if handler is not None:
                 handler(events)
+        return len(ready)
 
     def finish(self, exchange: Exchange, failure: Failure | None) -> None:
         """The one end of an exchange."""

@@ -60,6 +60,12 @@ class Orders:
             self._next += 1
             self._submit(self._source.exchange(self._next - 1, start + due_ns[self._next - 1]), now_ns)
 
+    def prepare(self, most: int) -> bool:
+        """Encode a few of the requests that a closed loop sends next; whether there were any left to do."""
+        if self._users is None:
+            return False
+        return self._source.prepare(self._next, self._next + self._users, most)
+
     def next_ns(self) -> int | None:
         """When something is due next; ``None``: only an answer can change that."""
         due = self._turns[0][0] if self._turns else None

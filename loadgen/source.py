@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 HASHED_PROMPTS, HASHED_LENGTHS = 256, 1024
 _HASHED_BYTES = 8 * 2**20
+_AHEAD_BYTES = 16_384  # bodies up to this length are encoded ahead of their turn
 _BUILT_BYTES, _BUILT_REQUESTS, _BUILT_ARRIVALS = 64 * 2**20, 2_000, 10_000
 
 
@@ -79,6 +80,8 @@ class StepSource:
         self.sessions = workload.sessions is not None
         self._live: dict[str, Session] = {}
         self._built: list[Request] = []
+        self._ahead: dict[int, Request] = {}
+        self._prepared = 0
         seed = self._seeds["content"]
         if workload.sessions is not None:
             self._talk = Talk(workload, seed, sizing, self._rows, workload.sessions)
@@ -115,8 +118,26 @@ class StepSource:
     def exchange(self, index: int, scheduled_ns: int) -> Exchange:
         """This shard's *index*-th request, due at *scheduled_ns* (0 in a closed loop), on its replica in
         turn."""
-        request = self._built[index] if index < len(self._built) else self.request(index)
+        if index < len(self._built):
+            request = self._built[index]
+        else:
+            request = self._ahead.pop(index) if index in self._ahead else self.request(index)
         return self._on_replica(request, index, scheduled_ns)
+
+    def prepare(self, begin: int, end: int, most: int) -> bool:
+        """Encode up to *most* of the requests *begin* … *end* - 1 that are not yet, for a loop with nothing else to do;
+        whether there were any. Long bodies are left to the moment they are sent: memory stays bounded."""
+        if self.sessions or self._lengthy:
+            return False
+        first = max(begin, len(self._built), self._prepared)
+        for index in range(first, min(end, first + most)):
+            self._ahead[index] = self.request(index)
+        self._prepared = max(self._prepared, min(end, first + most))
+        return first < end
+
+    @property
+    def _lengthy(self) -> bool:
+        return bool(self._built) and len(self._built[0].body) > _AHEAD_BYTES
 
     def _on_replica(self, request: Request, turn: int, scheduled_ns: int) -> Exchange:
         plan = self._plan
