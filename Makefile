@@ -50,7 +50,7 @@ bench: install ## benchmarks: ratios measured in one run
 	$(PYTEST) tests/benchmarks -m "long or not long" -s
 
 bench-loadgen: install ## our load generator beside four others against the ground-truth server (fetches them: ~12 GB, ~20 min)
-	$(BIN)/python -m tests.benchmarks.loadgen_peers
+	$(BIN)/python -m tests.benchmarks.loadgen_peers $(ARGS)
 
 lock: ## resolve requirements.lock anew (universal, hashed, without addresses)
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 \

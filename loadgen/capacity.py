@@ -116,7 +116,7 @@ class Search:
         elif confirmed is None:
             status = "unconfirmed"
             reason = "No rate of the open loop met the objective, though the closed loop did."
-        elif max(closed) >= self._most and closed[max(closed)].passed and not self._levelled(closed):
+        elif max(closed) >= self._most and closed[max(closed)].passed and not self._levelled(_ladder(closed)):
             reason = f"Throughput still grew at {self._most} users, the most that were tried."
         return {
             "status": status,
@@ -176,6 +176,11 @@ class Search:
             arrival=arrival,
             warmup_max_s=limit,  # an overloaded point never settles, and must not cost ten minutes
         )
+
+
+def _ladder(closed: Mapping[int, Point]) -> dict[int, Point]:
+    """The points of the ladder itself, without those of the bisection."""
+    return {users: one for users, one in closed.items() if one.kind == "ladder"}
 
 
 def _best(closed: Mapping[int, Point]) -> float:

@@ -178,7 +178,10 @@ class Client:
         for exchange in list(self._loop.in_flight.values()):
             if now_ns - exchange.begun_ns > self._request_ns:
                 text = f"no end within {self._request_ns / NS:g} s"
-            elif exchange.stamps and now_ns - exchange.stamps[-1] > self._idle_ns:
+            elif (
+                exchange.stamps
+                and now_ns - exchange.stamps[-1] - max(0, exchange.lags_ns[-1]) > self._idle_ns
+            ):
                 text = f"silent for {self._idle_ns / NS:g} s"
             else:
                 continue

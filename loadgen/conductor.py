@@ -68,10 +68,12 @@ class HostConductor(Conductor):
         """At the planned time, or as soon as this process is ready if that has passed."""
         now = time.perf_counter_ns()
         planned = self._starts[index] if index < len(self._starts) else now
-        while planned - time.perf_counter_ns() > LEAD_NS and control.stop_reason() is None:
-            time.sleep(min(_WAIT_S, max(0.0, (planned - time.perf_counter_ns() - LEAD_NS) / NS)))
+        while planned - time.perf_counter_ns() > 2 * LEAD_NS:
+            if (reason := control.stop_reason()) is not None:
+                raise RunError(reason)
+            time.sleep(min(_WAIT_S, max(0.0, (planned - time.perf_counter_ns() - 2 * LEAD_NS) / NS)))
         start = max(planned, time.perf_counter_ns() + LEAD_NS)
-        self.late_s = (start - planned) / NS
+        self.late_s = (start - planned) / NS if index < len(self._starts) else 0.0
         return start
 
     def all_done(self, control: Control) -> bool:

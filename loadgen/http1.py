@@ -13,6 +13,7 @@ for a read); after the step ``decode`` feeds the same bytes to another one that 
 from __future__ import annotations
 
 _MAX_HEAD = 65_536
+_HEX = b"0123456789abcdefABCDEF"
 _SIZES_MAX = 4_096
 WHOLE_CHUNKS: dict[bytes, int] = {}
 """Chunk-size line -> length of the whole chunk with it and its line ends, for sizes met before; never the
@@ -173,10 +174,12 @@ class Framer:
                     body.append((self._read, data[end + 2 : at + whole - 2]))
                 at += whole
                 continue
-            try:
-                length = int(data[at:end].partition(b";")[0], 16)
-            except ValueError:
-                raise FramingError("a chunk size is not a hexadecimal number") from None
+            digits = data[at:end].partition(b";")[0].strip()
+            if (
+                not digits or digits.strip(_HEX) or len(digits) > 15
+            ):  # int() would take a sign or an underscore
+                raise FramingError("a chunk size is not a hexadecimal number")
+            length = int(digits, 16)
             if length == 0:
                 return self._trailers(data, at, end)
             self._left = length + 2  # and its line end

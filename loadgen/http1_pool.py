@@ -231,7 +231,10 @@ class Http1Pool:
         connection.unsent = memoryview(message)
         exchange.sent_ns = time.perf_counter_ns()
         connection.flush()
-        self._sent(exchange)
+        if (
+            connection.exchange is exchange
+        ):  # else it failed, or went out on another connection, which has told it
+            self._sent(exchange)
 
     def complete(self, connection: Connection, exchange: Exchange) -> None:
         """The answer is there: keep the connection if it can be kept, and finish."""

@@ -86,6 +86,8 @@ class Session:
             return self.pool.loop.modify(self.channel.fileno(), IN if state == WANT_READ else OUT)
         self.connected = True
         self.connect_ms = (time.perf_counter_ns() - self.begun_ns) / 1e6
+        self.pool.loop.modify(self.channel.fileno(), IN | OUT)
+        self._writing = True  # so that a first write that stops half-way is gone on with
         self.h2.initiate_connection()
         self.h2.increment_flow_control_window(_WINDOW)
         for exchange in list(self.waiting.values()):

@@ -26,7 +26,7 @@ from loadgen.samples import Origin, SampleBatch
 from loadgen.spool import Spool
 from loadgen.spool_decode import BackgroundDecoder, batches
 
-_PENDING_MAX = 512
+_PENDING_MAX = 32
 _CAUSE_TEXT_MAX = 200
 
 
@@ -99,8 +99,8 @@ class Ledger:
         cut = failure is not None and failure.status == "cancelled"
         self.completed += not cut
         self.failed += not cut and (failure is not None or exchange.http_status != 200)
-        if len(self._pending) >= _PENDING_MAX:
-            self.flush()
+        if len(self._pending) >= _PENDING_MAX:  # a busy loop: two for one, so that it never stalls for many
+            self.flush(2)
 
     @property
     def waiting(self) -> int:
@@ -137,7 +137,7 @@ class Ledger:
 
     def settle(self, emit: Callable[[SampleBatch], None]) -> None:
         """Decode everything, after the clock, in the order requests finished, and hand it on in batches of at
-        most 4,096 rows or about 16 MiB."""
+        most 1,024 rows or about 16 MiB."""
         assert self.spool is not None
         assert self._background is not None
         with contextlib.suppress(OutputError):  # what could not be written is decoded from memory below

@@ -119,4 +119,5 @@ class Orders:
         text = f"not sent: {self._ceiling} requests were in flight, the client's safety ceiling"
         exchange.begun_ns, exchange.failure = now_ns, Failure("error", "client", text)
         self.ceiling_hits += 1
+        self.resting += self._users is not None  # a refused user rests, or each look would refuse anew
         self._ledger.take(exchange)

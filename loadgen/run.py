@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -186,7 +187,7 @@ class _Run:
             if (stopped := self.control.stop_reason()) is not None:
                 break
             left_s = (self.control.deadline_ns - time.perf_counter_ns()) / NS
-            if left_s < step.warmup_s + step.window_s + spare_s:
+            if left_s < step.warmup_limit_s + step.window_s + spare_s:
                 short = f"{left_s:.0f} s of the deadline are left, and the next point takes {step.planned_s:.0f} s"
                 self._warn(f"the capacity search ended early: {short}")
                 break
@@ -211,7 +212,7 @@ class _Run:
     ) -> StepResult:
         share = self.plan.share(step)
         runner = StepRunner(source, step, share, self.made, index=index)
-        numbers = iter(range(1000))
+        numbers = itertools.count()
 
         def emit(batch: SampleBatch) -> None:
             if also is not None:
@@ -285,7 +286,7 @@ class _Run:
         elif not last:
             self.null_server_reason = "shard 0 measured it for all"
         else:
-            users = max(step["in_flight_max"] for step in self.steps)
+            users = max((step["in_flight_max"] for step in self.steps), default=1)
             try:
                 self.null_server = measure(users, self.totals.measured_s, self.control)
                 self.null_server_reason = None

@@ -292,7 +292,10 @@ def _durations(exchange: Exchange, answer: Answer, times: list[int]) -> dict[str
         "tpot_ms": (times[-1] - times[0]) / spread / 1e6 if spread > 0 else None,
         "chunk_stamp": "shared" if len(times) > 1 and first == last else source,
         "ended_ms": span_end / 1e6 if span_end is not None else None,
-        "planned_cancel_ms": planned / 1e6 if planned is not None else None,
+        # One that the end of the step cut before its time was cut, not cancelled as planned.
+        "planned_cancel_ms": planned / 1e6
+        if planned is not None and (exchange.planned_cancel or answer.status != "cancelled")
+        else None,
     }
 
 

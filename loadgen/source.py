@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 HASHED_PROMPTS, HASHED_LENGTHS = 256, 1024
 _HASHED_BYTES = 8 * 2**20
+_CLOSED_SESSIONS = 1_000_000  # more than a closed loop begins: no two turns share a sequence number
 _AHEAD_BYTES = 16_384  # bodies up to this length are encoded ahead of their turn
 _BUILT_BYTES, _BUILT_REQUESTS, _BUILT_ARRIVALS = 64 * 2**20, 2_000, 10_000
 
@@ -124,6 +125,11 @@ class StepSource:
             request = self._ahead.pop(index) if index in self._ahead else self.request(index)
         return self._on_replica(request, index, scheduled_ns)
 
+    @property
+    def fresh_connections(self) -> bool:
+        """Whether every request opens a connection."""
+        return self._workload.fresh_connections or self._plan.fresh_connections
+
     def prepare(self, begin: int, end: int, most: int) -> bool:
         """Encode up to *most* of the requests *begin* … *end* - 1 that are not yet, for a loop with nothing else to do;
         whether there were any. Long bodies are left to the moment they are sent: memory stays bounded."""
@@ -189,7 +195,8 @@ class StepSource:
         prompt = Prompt(encoded(session.messages), session.messages)
         if self._plan.api != "chat":
             prompt = Prompt("\n\n".join(message["content"] for message in session.messages).encode())
-        request = self._request(turn * max(1, len(self.whole_due_ns)) + number, prompt, wished, osl)
+        sessions = len(self.whole_due_ns) or _CLOSED_SESSIONS
+        request = self._request(turn * sessions + number, prompt, wished, osl)
         request.session_id = f"{self._plan.run_id}-{self.step.step_index}-s{number}"
         request.turn = turn
         assert self._workload.sessions is not None

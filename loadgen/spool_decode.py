@@ -26,7 +26,7 @@ from loadgen.exchange import Exchange
 from loadgen.samples import Origin, SampleBatch
 from loadgen.spool import Spool, records
 
-BATCH_ROWS, BATCH_BYTES = 4_096, 16 * 2**20
+BATCH_ROWS, BATCH_BYTES = 1_024, 16 * 2**20
 WAITING_BYTES_MAX = 2**30
 
 

@@ -34,6 +34,7 @@ from loadgen.warmup import Cells, Warmup, batch_means
 
 NS = 1_000_000_000
 _NAP_S, _NAP_CLEAR_NS, _NAP_BELOW = 250e-6, 500_000, 16
+_NAP_WORTH_NS = 250_000_000  # a rest of 0.1 % of an answer, on average half of that
 _PREPARE_AT_ONCE = 8  # requests encoded ahead of their turn between two looks at the sockets
 _FLUSH_AT_ONCE = 4  # finished requests written to the spool between two looks at the sockets
 _DRAIN_NS = 10 * NS  # the longest wait for what the tail left in flight
@@ -97,6 +98,7 @@ class StepRunner:
         self._asked = False
         self._in_flight_at: dict[str, int] = {}
         self._in_flight_max = 0
+        self._answers_ns = 0.0  # how long answers take, smoothed: a rest must be nothing beside them
         self._drain_until_ns: int | None = None  # set once nothing of the window is left in flight
         self._said = (0, 0)  # when and at how many reads the last progress line was written
 
@@ -193,7 +195,8 @@ class StepRunner:
         tick = self._start_ns
         self._sweep_ns = self._report_ns = self._start_ns + _SWEEP_NS
         timer.arm(tick)
-        in_flight, naps = client.in_flight, client.stamped_by_kernel
+        # A rest delays connecting too, so connections have to be kept.
+        in_flight, naps = client.in_flight, client.stamped_by_kernel and not self.source.fresh_connections
         upcoming = tick
         while True:
             ready = client.poll()
@@ -202,13 +205,13 @@ class StepRunner:
                 # Nothing but bytes, and the kernel has stamped them: reading a little later, many at a time, costs
                 # fewer wake-ups and changes no stamp but those that a read shares. Spare time goes to what would
                 # otherwise be done in the burst at the end of an answer.
-                if ready >= _NAP_BELOW:
+                if ready >= _NAP_BELOW or upcoming - now < _NAP_CLEAR_NS:
                     continue
                 if self.ledger.waiting:
-                    self.ledger.flush(_FLUSH_AT_ONCE)
-                elif orders.prepare(_PREPARE_AT_ONCE):
+                    self.ledger.flush(_FLUSH_AT_ONCE if naps else 1)
+                elif orders.prepare(_PREPARE_AT_ONCE if naps else 1):
                     pass
-                elif naps and len(in_flight) >= _NAP_BELOW and upcoming - now > _NAP_CLEAR_NS:
+                elif naps and len(in_flight) >= _NAP_BELOW and self._answers_ns > _NAP_WORTH_NS:
                     time.sleep(_NAP_S)
                 continue
             if (due := client.next_due_ns()) is not None and due <= now:
@@ -273,6 +276,8 @@ class StepRunner:
     def _take_done(self) -> None:
         done, self.client.done = self.client.done, []
         for exchange in done:
+            if exchange.sent_ns:
+                self._answers_ns += (exchange.end_ns - exchange.sent_ns - self._answers_ns) / 8
             if self.warmup.by_state and not self._asked and exchange.end_ns < self.ledger.measure_ns:
                 self.warmup.done(exchange)
             if self.source.sessions:

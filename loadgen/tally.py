@@ -27,7 +27,7 @@ class Tally:
         self._step, self._slo = step, slo
         self._limits = [(name, float(slo[name])) for name in _CLAUSES if slo.get(name) is not None]
         self._ended: list[int] = []  # when each answer's last token came
-        self._due = self._good = self._failed = self._sent = 0
+        self._due = self._good = self._failed = self._sent = self._planned_cancels = 0
 
     def add(self, batch: SampleBatch) -> None:
         """Count a batch's rows."""
@@ -37,6 +37,9 @@ class Tally:
             if status == "ok" and sent is not None and took is not None:
                 self._ended.append(sent + int(took * 1e6))
             if columns["phase"][row] != "measure":
+                continue
+            if status == "cancelled" and columns["planned_cancel_ms"][row] is not None:
+                self._planned_cancels += 1  # neither good nor bad: the workload wanted it
                 continue
             self._due += 1
             self._sent += sent is not None
@@ -49,7 +52,7 @@ class Tally:
         """The measured point; all requests due in the window count, also those that were cut or never sent."""
         begin = result.starts_ns["measure"] + wall_offset_ns
         end = result.measure_end_ns + wall_offset_ns
-        due = max(self._due, result.scheduled_in_window)
+        due = max(self._due, result.scheduled_in_window - self._planned_cancels)
         seconds = max(1e-9, (end - begin) / 1e9)
         return point(
             self._step,

@@ -127,6 +127,9 @@ class Warmup:
         if now_ns >= self._limit_ns:
             self._conclude()
             return True
+        if self._users == 0:  # of several workers one may have no user: it waits for the others' windows
+            self.status = "warm"
+            return True
         pause_ns = max(_LOOK_NS, int(_LOOK_SHARE * (now_ns - self._start_ns)))
         self._next_look_ns = min(self._limit_ns, now_ns + pause_ns)
         least = 2 * (quantile(self._latencies_ns, 0.99) or 0)

@@ -165,13 +165,14 @@ def planned_ladder(request: RunRequest) -> list[dict[str, Any]]:
             "window_s": step.window_s,
             "tail_s": step.tail_s,
             "slo": dict(workload.slo) if workload.slo else None,
+            "sessions": workload.sessions is not None,
         }
         for step in workload.steps()
     ]
 
 
 def searched_ladder(request: RunRequest, shards: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The steps a capacity search took, in their order, each with the objective that was searched for."""
+    """The steps a capacity search took, in their order."""
     workload = request.workload
     return [
         {
@@ -180,7 +181,9 @@ def searched_ladder(request: RunRequest, shards: Sequence[Mapping[str, Any]]) ->
             "warmup_s": workload.warmup_s,
             "window_s": workload.window_s,
             "tail_s": workload.tail_s,
-            "slo": dict(request.load.search_slo or {}),
+            # The workload's own objective: what ranks must have met it. The searched one is in ``capacity``.
+            "slo": dict(workload.slo) if workload.slo else None,
+            "sessions": workload.sessions is not None,
         }
         for step in shards[0]["steps"]
     ]

@@ -33,6 +33,12 @@ class LoadOptions:
     proxy_env: str | None = None
 
 
+def claimed_level(level: str, dataset: str | None) -> str:
+    """The evidence level that a run may claim. The user's own file is no part of the cell's key, so results from two
+    files would stand for each other: such a run claims no more than a smoke test and never ranks."""
+    return "smoke" if dataset and level in ("standard", "publication") else level
+
+
 @dataclass(frozen=True, slots=True)
 class RunRequest:
     """One attempt at one cell.

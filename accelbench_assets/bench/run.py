@@ -115,7 +115,8 @@ class _Attempt:
         self.work_dir = request.home / "work" / request.run_id
         key = os.environ.get(request.api_key_env or "", "")
         named = [value for name, value in request.headers.items() if looks_secret(name.replace("-", "_"))]
-        self.secrets = [value for value in (key, *named) if value]
+        proxy = os.environ.get(request.load.proxy_env or "", "")
+        self.secrets = [value for value in (key, proxy, *named) if value]
 
     def register(self, lock: Mapping[str, Any]) -> None:
         """Announce the attempt; one that the caller announced for this run_id already is taken over."""
@@ -235,14 +236,20 @@ class _Attempt:
         return local_sources() if self.request.launcher_name == "local" else ()
 
     def _canary_reference(self) -> Mapping[str, Any] | None:
-        """The canaries of the first succeeded run of the same model revision that has any (M17)."""
-        if self.record["canary"] is None:
+        """The canaries of the first succeeded run of the same model revision that was asked the same (M17).
+
+        Where the revision is not known, only the same server's own runs can be one.
+        """
+        found = self.record["canary"]
+        if found is None:
             return None
-        same = ("model_id", "model_revision")
+        same = ["model_id", "model_revision", "origin"]
+        same += ["instance_type"] if self.record["model_revision"] == "unstated" else []
         earlier = [
             run["canary"]
             for run in self.lake.run_records(status="succeeded")
-            if run.get("canary") and all(run[name] == self.record[name] for name in same)
+            if (run.get("canary") or {}).get("set") == found["set"]
+            and all(run[name] == self.record[name] for name in same)
         ]
         return earlier[-1] if earlier else None  # newest first
 

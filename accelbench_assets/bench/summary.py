@@ -17,6 +17,7 @@ import pyarrow.dataset as ds
 from accelbench_assets.bench.compat import compat_rows
 from accelbench_assets.bench.frame import Frame, frames, step_windows
 from accelbench_assets.bench.metrics import Row, percentile_rows, step_row
+from accelbench_assets.bench.rules.evidence import cold_steps
 from accelbench_assets.bench.saturation import implied_slots, saturation_labels
 from accelbench_assets.bench.slo import slo_row
 from accelbench_assets.bench.steadiness import steadiness
@@ -53,7 +54,12 @@ def evaluate(
     *side* holds what engine and accelerators said beside the load; without it its columns are null.
     """
     found = frames(samples, step_windows(shards))
-    return found, [_step(frame, record, side) for frame in found]
+    rows, cold = [_step(frame, record, side) for frame in found], cold_steps(shards)
+    for row in rows:
+        if row["step_index"] in cold:
+            reason = f"The server was not warm after {cold[row['step_index']]:.0f} s of warm-up."
+            row |= {"steady": False, "steady_reason": reason}
+    return found, rows
 
 
 def _step(frame: Frame, record: Mapping[str, Any], side: SideChannels | None) -> Row:
@@ -64,7 +70,10 @@ def _step(frame: Frame, record: Mapping[str, Any], side: SideChannels | None) ->
         # What every answer says of its own prompt is better than a counter read once a second.
         row |= {name: value for name, value in columns.items() if row.get(name) is None}
         row["throttled_s"] = side.hardware(window.start_ns, window.end_ns).throttle_s
-    found = steadiness(frame, preemptions=row.get("preemptions"), throttled_s=row.get("throttled_s"))
+    thinks = any(step.get("sessions") for step in record.get("ladder") or ())
+    found = steadiness(
+        frame, preemptions=row.get("preemptions"), throttled_s=row.get("throttled_s"), thinks=thinks
+    )
     return {**row, "steady": found.steady, "steady_reason": found.reason}
 
 

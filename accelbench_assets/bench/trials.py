@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from accelbench_assets.bench.frame import frames, load_label, step_windows
 from accelbench_assets.bench.pooling import pooled
-from accelbench_assets.bench.quantiles import QUANTILES
+from accelbench_assets.bench.quantiles import QUANTILES, describe
 from accelbench_assets.bench.rates import Rate, across_trials, completions_by_batch
 from accelbench_assets.bench.regression import PRIMARY, compare
+from accelbench_assets.bench.summary import LEVELS_WITHOUT_INTERVAL
 from accelbench_assets.errors import LakeError
 from accelbench_assets.lake.tables import EVIDENCE_LEVELS
 
@@ -79,6 +80,10 @@ def pooled_rows(lake: Lake, trials: Trials) -> list[Row]:
     Latencies: ``metric`` ttft, tpot or e2e with ``quantile`` p50 to p999 and the gate; rates: ``quantile`` null. Times
     in ms, rates a second. Raises ``LakeError`` when samples cannot be read.
     """
+    if trials.origin == "external":
+        raise LakeError(
+            f"Cell {trials.cell_id} was imported: there are no samples to pool; see `accelbench show`."
+        )
     values: dict[Load, dict[str, list[Any]]] = {}
     rates: dict[Load, dict[str, list[Any]]] = {}
     for run_id in trials.run_ids:
@@ -94,11 +99,16 @@ def pooled_rows(lake: Lake, trials: Trials) -> list[Row]:
             for name, counts in (("output_tokens_per_s", useful), ("requests_per_s", completed)):
                 of_rates.setdefault(name, []).append(counts * counts.size / seconds)
     rows: list[Row] = []
+    # S2: one short trial cannot know the spread between trials.
+    intervals = len(trials.run_ids) > 1 or trials.evidence_level not in LEVELS_WITHOUT_INTERVAL
     for load, of_load in values.items():
         for metric, series in of_load.items():
-            rows += _latency_rows(load, metric, series)
+            rows += _latency_rows(load, metric, series, intervals=intervals)
         for name, batches in rates[load].items():
-            rows.append(_rate_row(load, name, across_trials(batches), [float(b.mean()) for b in batches]))
+            rate = across_trials(batches)
+            if not intervals:
+                rate = replace(rate, low=None, high=None)
+            rows.append(_rate_row(load, name, rate, [float(b.mean()) for b in batches]))
     return rows
 
 
@@ -106,20 +116,21 @@ def _latencies(frame: Any, metric: str, column: str) -> Any:
     import numpy as np
 
     found = frame.numbers(column)
+    done = frame.arrived & frame.ok
+    if done.any() and np.isnan(found[done]).all():
+        return found[:0]  # not streamed: there is no first token to time
     if metric in _FAILURES_COUNT:
         return np.where(frame.ok & ~np.isnan(found), found, np.inf)[frame.judged]
-    chosen = found[frame.arrived & frame.ok]
+    chosen = found[done]
     return chosen[~np.isnan(chosen)]
 
 
-def _latency_rows(load: Load, metric: str, series: Sequence[Any]) -> list[Row]:
-    from accelbench_assets.bench.quantiles import Ecdf
-
-    if (found := pooled(series)) is None:
+def _latency_rows(load: Load, metric: str, series: Sequence[Any], *, intervals: bool) -> list[Row]:
+    if (found := pooled(series, intervals=intervals)) is None:
         return []
     rows = []
+    each = [describe(one, intervals=False) for one in series]
     for name, estimate in found.quantiles.items():
-        of_trials = [Ecdf(one).quantile(QUANTILES[name]) if one.size else math.nan for one in series]
         rows.append(
             {
                 **_load(load),
@@ -134,7 +145,8 @@ def _latency_rows(load: Load, metric: str, series: Sequence[Any]) -> list[Row]:
                 "gate": estimate.gate,
                 "needs_n": estimate.needs_n,
                 "between_trials": estimate.between_trials,
-                "trial_values": [value if math.isfinite(value) else None for value in of_trials],
+                # Each behind its own gate: what a trial may not say alone it does not say here either.
+                "trial_values": [one.quantiles[name].value if one is not None else None for one in each],
             }
         )
     return rows

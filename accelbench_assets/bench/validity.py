@@ -65,7 +65,7 @@ def judge(
         rules["length_fidelity"] = worst(map(answers.length_fidelity, frames))
     rules["token_count"] = answers.token_count(steps)
     if frames:
-        rules["warm_up"] = evidence.warm_up(shards, evidence_level)
+        rules["warm_up"] = evidence.warm_up(shards, steps, evidence_level)
         rules["transport_buffering"] = worst(map(answers.buffering, frames))
         rules["evidence"] = worst(evidence.evidence(f, evidence_level, window_required_s) for f in frames)
         rules["independence"] = worst(map(evidence.independence, frames))

@@ -65,6 +65,8 @@ def launch(target: Target, *, command: str, publish: bool, fmt: Format) -> None:
     run_id = new_run_id()
     request = {**target.request, "run_id": run_id, "reproduce_command": command, "publish": publish}
     labels = [load_label(kind, value) for kind, value, _ in target.workload.ladder]
+    if request["load"]["search_slo"] is not None:
+        labels = []  # a search decides its steps as it goes
     for note in target.notes:
         STATE.note(note)
     STATE.note(f"run {run_id}: {target.cell.key_text}")

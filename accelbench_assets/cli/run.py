@@ -17,14 +17,18 @@ from accelbench_assets.cli.options import DebugOption, Format, FormatOption, Jso
 from accelbench_assets.cli.state import STATE, home
 from accelbench_assets.cli.target import DEFAULT_MODEL, Flags, Target, resolve
 from accelbench_assets.cli.target_load import DEFAULT_WORKLOAD, planned_seconds
-from accelbench_assets.errors import UsageError
+from accelbench_assets.errors import AccelBenchError, UsageError
 from accelbench_assets.scrub import scrub
 
 
-def reproduce_command(target: Target, *, drawn_seed: int | None = None) -> str:
+def reproduce_command(target: Target, *, drawn_seed: int | None = None, one_trial: bool = False) -> str:
     """The command line that repeats the run, quoted for a shell and without secrets: as typed, with the seed that was
     drawn for it and the settings that are part of its cell but came from the environment or ``accelbench.toml``.
+    *one_trial* of several is repeated alone, with its own seed.
     """
+    words = sys.argv[1:]
+    if one_trial:
+        words, drawn_seed = without_options(words, ("--trials", "--seed")), target.request["seed"]
     threads = str(STATE.settings.llamacpp_threads)
     settings = (
         f"ACCELBENCH_LLAMACPP_THREADS={threads} "
@@ -32,7 +36,19 @@ def reproduce_command(target: Target, *, drawn_seed: int | None = None) -> str:
         else ""
     )
     seed = [] if drawn_seed is None else ["--seed", str(drawn_seed)]
-    return scrub(settings + shlex.join(["accelbench", *sys.argv[1:], *seed]))
+    return scrub(settings + shlex.join(["accelbench", *words, *seed]))
+
+
+def without_options(words: list[str], names: tuple[str, ...]) -> list[str]:
+    """*words* of a command line without these options and their values."""
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        if skip or word in names:
+            skip = not skip
+        elif not word.startswith(tuple(f"{name}=" for name in names)):
+            kept.append(word)
+    return kept
 
 
 def run(
@@ -134,7 +150,9 @@ def run(
     proxy_env: Annotated[
         str | None,
         typer.Option(
-            "--proxy-env", metavar="NAME", help="Environment variable that holds an HTTP proxy's URL."
+            "--proxy-env",
+            metavar="NAME",
+            help="Environment variable with an HTTP proxy's URL, for the load; the server must also answer directly.",
         ),
     ] = None,
     launcher: Annotated[
@@ -257,17 +275,35 @@ def run(
     if dry_run:
         show_plan(target, format_)
         return
-    from accelbench_assets.cli.launching import launch
-
     if trials > 1 and format_ is not Format.table:
         raise UsageError(
             "--trials: JSON and CSV are of one run; read each with `accelbench show RUN --json`."
         )
-    command, seed = reproduce_command(target, drawn_seed=drawn), target.request["seed"]
+    _launch(target, trials, drawn, publish=publish, fmt=format_)
+
+
+def _launch(target: Target, trials: int, drawn_seed: int | None, *, publish: bool, fmt: Format) -> None:
+    """One run, or several of them; a trial that fails or is void does not keep the others from being made."""
+    from accelbench_assets.cli.launching import launch
+
+    if trials == 1:
+        launch(target, command=reproduce_command(target, drawn_seed=drawn_seed), publish=publish, fmt=fmt)
+        return
+    if target.request["endpoint_url"]:
+        STATE.note("the server is not started anew between these trials: it is somebody else's.")
+    seed = target.request["seed"]
+    failure: AccelBenchError | None = None
     for index in range(trials):
         # Other prompts and arrivals in every trial: the same ones would measure the same luck again.
         target.request |= {"seed": (seed + index) % 2**63, "trial_index": index}
-        launch(target, command=command, publish=publish and index == trials - 1, fmt=format_)
+        STATE.note(f"trial {index + 1} of {trials}")
+        try:
+            launch(target, command=reproduce_command(target, one_trial=True), publish=publish, fmt=fmt)
+        except AccelBenchError as error:
+            STATE.warn(f"trial {index + 1}: {error.message}")
+            failure = error
+    if failure is not None:
+        raise failure
 
 
 def checked_price(usd_per_hour: float | None, *, own_machine: bool = True) -> float | None:
@@ -332,8 +368,7 @@ def show_plan(target: Target, fmt: Format) -> None:
         {"what": "steps", "value": f"{steps}; each {each}"},
         {
             "what": "time",
-            "value": f"at most {document['planned_s']:.0f} s of load, "
-            f"deadline {document['deadline_s']:.0f} s",
+            "value": f"about {document['planned_s']:.0f} s of load, deadline {document['deadline_s']:.0f} s",
         },
         {
             "what": "would",

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from accelbench_assets.cli.options import near
 from accelbench_assets.cli.state import STATE
-from accelbench_assets.cli.target_load import choose_workload, load_document
+from accelbench_assets.cli.target_load import choose_workload, load_document, own_load
 from accelbench_assets.errors import UsageError
 from accelbench_assets.scrub import looks_secret, scrub, url_without_credentials
 
@@ -158,13 +158,18 @@ def resolve(flags: Flags, home: Path, *, prepare: bool) -> Target:
             f"{'--api-key-env' if flags.api_key_env else '--header'} only makes sense with --endpoint URL."
         )
     if flags.cell is not None:
-        for name, value in (
-            ("--model", flags.model),
-            ("--engine", flags.engine),
-            ("--workload", flags.workload),
-        ):
-            if value is not None:
-                raise UsageError(f"{name} cannot be combined with --cell: the cell says it.")
+        said = {
+            "--model": flags.model,
+            "--engine": flags.engine,
+            "--workload": flags.workload,
+            **own_load(flags),
+        }
+        if given := [name for name, value in said.items() if value not in (None, (), False)]:
+            raise UsageError(f"{given[0]} cannot be combined with --cell: the cell says it.")
+        if flags.slo is not None and not flags.find_capacity:
+            raise UsageError(
+                "--slo goes with --find-capacity here: the cell's workload has its own objective."
+            )
         if flags.endpoint is None:
             from accelbench_assets.cli.target_local import registered_target
 
@@ -216,11 +221,13 @@ def request_document(
     more: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The document for the orchestrating child, without run_id and reproduce_command."""
+    from accelbench_assets.bench.request import claimed_level
+
     return {
         "cell": cell.to_dict(),
         "workload": dict(workload.document),
         "model_id": model_id,
-        "evidence_level": workload.evidence_level,
+        "evidence_level": claimed_level(workload.evidence_level, flags.dataset),
         "seed": flags.seed,
         "deadline_s": deadline_s,
         "endpoint_url": None,

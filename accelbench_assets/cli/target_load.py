@@ -43,12 +43,9 @@ def _numbers(flag: str, values: tuple[str, ...], kind: type[int] | type[float]) 
     return found
 
 
-def choose_workload(flags: Flags) -> Workload:
-    """The named workload, the file, or one made of the load's own flags. Raises ``UsageError`` naming the flag."""
-    from loadgen import workloads
-    from loadgen.plan import PlanError
-
-    own = {
+def own_load(flags: Flags) -> dict[str, Any]:
+    """The flags that make a load of their own, by name."""
+    return {
         "--concurrency": flags.concurrency,
         "--rate": flags.rate,
         "--isl": flags.isl,
@@ -61,7 +58,14 @@ def choose_workload(flags: Flags) -> Workload:
         "--fresh-connections": flags.fresh_connections,
         "--natural-stop": flags.natural_stop,
     }
-    given = [name for name, value in own.items() if value not in (None, (), False)]
+
+
+def choose_workload(flags: Flags) -> Workload:
+    """The named workload, the file, or one made of the load's own flags. Raises ``UsageError`` naming the flag."""
+    from loadgen import workloads
+    from loadgen.plan import PlanError
+
+    given = [name for name, value in own_load(flags).items() if value not in (None, (), False)]
     if flags.workload is not None and given:
         raise UsageError(f"{given[0]} cannot be combined with --workload: a workload fixes its own load.")
     try:

@@ -21,35 +21,15 @@ if TYPE_CHECKING:
     from accelbench_assets.lake.lake import Lake
 
 POOLED_FIELDS = (
-    *(
-        "cell_id",
-        "load_kind",
-        "load_value",
-        "metric",
-        "quantile",
-        "unit",
-        "value",
-        "ci_low",
-        "ci_high",
-        "gate",
-    ),
-    *("needs_n", "between_trials", "n", "n_eff", "trial_values"),
+    *("cell_id", "origin", "evidence_level", "load_kind", "load_value", "metric", "quantile", "unit"),
+    *("value", "ci_low", "ci_high", "gate", "needs_n", "between_trials", "n", "n_eff", "trial_values"),
 )
 COMPARED_FIELDS = (
-    *(
-        "load_kind",
-        "load_value",
-        "metric",
-        "trials_a",
-        "trials_b",
-        "ratio",
-        "ci_low",
-        "ci_high",
-        "p",
-        "p_adjusted",
-    ),
-    *("verdict", "trials_needed"),
+    *("cell_id_a", "cell_id_b", "origin_a", "origin_b", "evidence_level_a", "evidence_level_b"),
+    *("load_kind", "load_value", "metric", "trials_a", "trials_b", "ratio", "ci_low", "ci_high"),
+    *("p", "p_adjusted", "verdict", "trials_needed"),
 )
+TRUST = ("cell_id", "origin", "evidence_level")
 CELL_HELP = "A cell's key, or its id (12 hex) or the beginning of it."
 
 
@@ -76,9 +56,16 @@ def trials(
     if len(found) == 2 and found[0].cell_id == found[1].cell_id:
         raise UsageError("trials: both cells are the same one.")
     if other is None:
-        rows = [{"cell_id": found[0].cell_id, **row} for row in pooled_rows(lake, found[0])]
+        trust = {name: getattr(found[0], name) for name in TRUST}
+        rows = [{**trust, **row} for row in pooled_rows(lake, found[0])]
     else:
-        rows = compare_cells(lake, *found)
+        for name in TRUST[1:]:
+            if len(seen := sorted({getattr(one, name) for one in found})) > 1:
+                STATE.warn(f"{name} differs: {', '.join(seen)}.")
+        trust = {
+            f"{name}_{s}": getattr(one, name) for s, one in zip("ab", found, strict=True) for name in TRUST
+        }
+        rows = [{**trust, **row} for row in compare_cells(lake, *found)]
     if format_ is Format.json:
         write_json({"cells": [described(one) for one in found], "rows": rows})
     elif format_ is Format.csv:

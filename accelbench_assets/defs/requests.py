@@ -12,7 +12,7 @@ import dagster as dg
 from pydantic import Field
 
 from accelbench_assets.bench.record import new_run_id
-from accelbench_assets.bench.request import LoadOptions, RunRequest
+from accelbench_assets.bench.request import LoadOptions, RunRequest, claimed_level
 from accelbench_assets.errors import UsageError
 from accelbench_assets.lake.lake import Lake
 from accelbench_assets.scrub import looks_secret
@@ -59,8 +59,13 @@ class BenchmarkConfig(dg.Config):
     trial_index: int = Field(default=0, ge=0, le=32_767, description="Which of several trials this run is.")
 
 
-def planned_seconds(workload: Workload) -> float:
+SEARCH_LOAD_S = 1800.0  # load of a capacity search: it says how far it came
+
+
+def planned_seconds(workload: Workload, load: LoadOptions) -> float:
     """Warm-up, windows and longest tails of the whole ladder, in seconds."""
+    if load.search_slo is not None:
+        return SEARCH_LOAD_S / 1.5
     return len(workload.ladder) * (workload.warmup_s + workload.window_s + workload.tail_s)
 
 
@@ -101,7 +106,7 @@ def build_request(
     cell: BenchmarkCell, config: BenchmarkConfig, settings: Settings, lake: Lake, *, dagster_run_id: str
 ) -> RunRequest:
     """The request for one attempt. Raises ``UsageError`` when an endpoint cell comes without a URL."""
-    workload = _workload(lake, cell, config.workload_json)
+    workload, load_options = _workload(lake, cell, config.workload_json), _load_options(config.load_json)
     endpoint_url = config.endpoint_url or (_last_endpoint(lake, cell) if cell.family == "endpoint" else None)
     if cell.family == "endpoint" and not endpoint_url:
         raise UsageError(
@@ -120,11 +125,12 @@ def build_request(
         cell=cell,
         workload=workload,
         model_id=model_id,
-        evidence_level=workload.evidence_level,
+        evidence_level=claimed_level(workload.evidence_level, load_options.dataset),
         run_id=config.run_id or new_run_id(),
         # The same prompts again would measure the prefix cache of a server that is still warm.
         seed=secrets.randbits(32) if config.seed is None else config.seed,
-        deadline_s=config.deadline_s or min(7200.0, allowance + 1.5 * planned_seconds(workload)),
+        deadline_s=config.deadline_s
+        or min(7200.0, allowance + 1.5 * planned_seconds(workload, load_options)),
         triggered_by="user",
         dagster_run_id=_uuid_or_none(dagster_run_id),
         endpoint_url=endpoint_url,
@@ -136,7 +142,7 @@ def build_request(
         trial_index=config.trial_index,
         # The setting is this machine's price, nobody else's.
         usd_per_hour=config.usd_per_hour or (settings.usd_per_hour if cell.family == "local" else None),
-        load=_load_options(config.load_json),
+        load=load_options,
         reproduce_command=config.reproduce_command or f"accelbench run --cell '{cell.key_text}'",
         launcher_name="endpoint" if cell.family == "endpoint" else settings.launcher,
         home=settings.home,

@@ -101,7 +101,8 @@ def _add(sums: _Sums, record: Fields, metadata: Fields) -> None:
     tokens = metrics.child("usage_completion_tokens" if served else "output_sequence_length").number("value")
     prompt = metrics.maybe_child("usage_prompt_tokens") or metrics.maybe_child("input_sequence_length")
     start = metadata.number("request_start_ns")
-    sums.ttft.append(first)
+    if "time_to_first_token" in metrics:  # an answer that came whole has none
+        sums.ttft.append(first)
     sums.latency.append(latency)
     sums.local_counts += not served
     sums.outputs += tokens

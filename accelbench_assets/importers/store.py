@@ -72,6 +72,7 @@ def write(lake: Lake, prepared: Prepared) -> bool:
     if known(lake, prepared):
         return False
     record = prepared.record
+    lake.put_cell(prepared.cell)
     lake.write_run_table("run_steps", record, table_from_rows("run_steps", [step_row(prepared)]))
     lake.write_run_table("slo_results", record, table_from_rows("slo_results", []))
     rows = percentile_rows(prepared)
@@ -188,6 +189,7 @@ def _record(source: Source, run: ImportedRun, labels: Labels, cell: BenchmarkCel
         "evidence_level": "demo",
         "origin": "external",
         "hardware": "declared" if labels.instance else None,
+        "launcher": "import",
         "instance_type": cell.instance,
         "model_id": row.model_id if row else run.model or labels.model or UNSTATED,
         "model_revision": cell.revision,

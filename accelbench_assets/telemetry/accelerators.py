@@ -49,6 +49,9 @@ THROTTLE_BITS = {
 """Reasons that lower a busy device's clock. Idle, application clocks, sync boost and display are settings, not
 throttling."""
 
+POWER_CAP_BIT = 0x4
+"""A device at full load commonly sits at its power cap: that is shown as a reason, and is no disturbance."""
+
 _DCGM: dict[str, tuple[str, float]] = {  # own name -> canonical name, factor
     "DCGM_FI_DEV_GPU_UTIL": ("util_pct", 1.0),
     "DCGM_FI_DEV_FB_USED": ("memory_used_bytes", MIB),

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from accelbench_assets.telemetry.accelerators import ACCELERATOR_NAMES, THROTTLE_BITS
+from accelbench_assets.telemetry.accelerators import ACCELERATOR_NAMES, POWER_CAP_BIT, THROTTLE_BITS
 from accelbench_assets.telemetry.names import CANONICAL
 from accelbench_assets.telemetry.series import Series, Window, at_each_moment, series_by_name
 
@@ -30,7 +30,8 @@ Rows = Iterable[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What the accelerators went through in W. ``throttle_s``: seconds of the device throttled longest."""
+    """What the accelerators went through in W. ``throttle_s``: seconds of the device throttled longest, not
+    counting its plain power cap."""
 
     throttle_s: float | None
     throttle_reasons: tuple[str, ...]
@@ -96,7 +97,7 @@ class SideChannels:
             masks = one.values.astype(np.int64) & sum(THROTTLE_BITS)
             seconds, _ = one.covered(window)
             if seconds.any():
-                throttled.append(float(seconds[masks[:-1] != 0].sum()))
+                throttled.append(float(seconds[masks[:-1] & ~POWER_CAP_BIT != 0].sum()))
                 bits |= int(np.bitwise_or.reduce(masks[:-1][seconds > 0]))
         ecc = _increase(self._devices.get("ecc_uncorrected_total", ()), window)
         return Hardware(

@@ -1,5 +1,5 @@
 -- What the generator says of itself, capacity searches, answers checked, and figures imported from other tools.
--- A run without samples of ours can only be an external one. The gate 'derived' marks quantiles that are withheld
+-- A run without samples of ours can only be an external one, and other tools do not say everything. The gate 'derived' marks quantiles that are withheld
 -- because the tokens of a chunk were inferred, not counted.
 
 alter table runs
@@ -15,6 +15,8 @@ comment on column runs.capacity is 'Outcome of a capacity search, with every poi
 comment on column runs.canary is 'Task score and answer hashes of the canary prompts.';
 
 alter table run_steps
+  alter column requests_scheduled drop not null,
+  alter column errors drop not null,
   add column planned_cancels bigint check (planned_cancels >= 0),
   add column requests_per_s_ci_low double precision,
   add column requests_per_s_ci_high double precision,
@@ -25,6 +27,11 @@ alter table run_steps
   add column throttled_s double precision;
 comment on column run_steps.planned_cancels is 'Requests the workload itself cancelled: in no latency, no failure.';
 comment on column run_steps.decode_concurrency_mean is 'Output tokens/s times mean ITL: how many requests decode at a time.';
+
+alter table run_percentiles alter column n drop not null;
+alter table benchmark_results
+  alter column requests_scheduled drop not null,
+  alter column errors drop not null;
 
 do $$
 declare

@@ -2,11 +2,18 @@
 -- Eligible: measured here, evidence level standard or publication, verdict not void, the cell's current run, a price,
 -- at most 1 % of the requests failed, the window steady where that was judged, the load within what the server carries,
 -- and, where the workload has a latency target, a step that passed it (basis at_slo; otherwise floor). Rank 1 is the
--- cheapest within model, workload, region, tier and payment option; a publication goes before every standard result, and
--- equal cost shares a rank.
-with eligible as (
+-- cheapest within model, workload, region, tier and payment option; a publication of at least five trials goes before
+-- every standard result, and equal cost shares a rank.
+with trials as (
+  select cell_id, count(distinct run_id) as trials
+  from benchmark_results
+  where origin = 'measured' and evidence_level = 'publication' and verdict <> 'void' and not superseded
+  group by cell_id
+),
+eligible as (
   select
     c.*,
+    case when c.evidence_level = 'publication' and coalesce(t.trials, 0) >= 5 then 0 else 1 end as evidence_order,
     b.output_tokens_per_s, b.requests_per_s, b.error_rate, b.slo_id, b.slo_attainment,
     b.ttft_p50_ms, b.ttft_p95_ms, b.ttft_p99_ms, b.tpot_p50_ms, b.tpot_p95_ms, b.tpot_p99_ms,
     case when b.slo_id is null then 'floor' else 'at_slo' end as basis,
@@ -16,6 +23,7 @@ with eligible as (
     ) as place
   from cost_per_token as c
   join benchmark_results as b on b.run_id = c.run_id and b.step_index = c.step_index
+  left join trials as t on t.cell_id = c.cell_id
   where c.origin = 'measured'
     and c.evidence_level in ('standard', 'publication')
     and c.verdict <> 'void'
@@ -29,7 +37,7 @@ with eligible as (
 select
   rank() over (
     partition by model, workload_id, provider, region, tier, payment_option
-    order by case when evidence_level = 'publication' then 0 else 1 end, usd_per_1m_output_full_hour nulls last
+    order by evidence_order, usd_per_1m_output_full_hour nulls last
   ) as price_rank,
   model, model_id, workload_id, provider, region, zone, tier, payment_option, price_declared,
   cell_id, cell_key, run_id, step_index, instance_type, engine, engine_version, quantization,

@@ -59,18 +59,25 @@ def test_stamp_lag_and_clock_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "level", "expected"),
+    ("status", "level", "label", "searched", "expected"),
     [
-        ("warm", "standard", "pass"),
-        ("time", "standard", "pass"),
-        ("not_warm", "smoke", "warn"),
-        ("not_warm", "standard", "void"),
+        ("warm", "standard", None, False, "pass"),
+        ("time", "standard", None, False, "pass"),
+        ("not_warm", "smoke", None, False, "warn"),
+        ("not_warm", "standard", None, False, "void"),
+        ("not_warm", "standard", "overloaded", False, "warn"),  # beyond what it carries nothing settles
+        ("not_warm", "standard", "unstable", False, "warn"),
+        ("not_warm", "standard", None, True, "warn"),  # a search goes beyond the knee on purpose
     ],
 )
-def test_a_warm_up_that_never_settled(status: str, level: str, expected: str) -> None:
+def test_a_warm_up_that_never_settled(
+    status: str, level: str, label: str | None, searched: bool, expected: str
+) -> None:
     made = manifest()
     made["steps"][0]["warmup"] = {"rule": "state", "status": status, "seconds": 600.0, "figures": {}}
-    found = evidence.warm_up([made], level)
+    made["capacity"] = {"status": "confirmed"} if searched else None
+    step = {"step_index": 0, "load_kind": "closed", "load_value": 1.0, "saturation_label": label}
+    found = evidence.warm_up([made], [step], level)
     assert found["verdict"] == expected
     if status == "not_warm":
         assert "600 s" in found["text"]
@@ -126,7 +133,11 @@ def test_canaries_against_the_reference_run() -> None:
     assert same is not None
     assert same["verdict"] == "pass"
     assert "50% of the answers are the same" in same["text"]
-    worse = answers.canary(canary(0.78, "a", "c"), canary(0.8, "a", "b"))
+    many = [f"h{k}" for k in range(64)]
+    one_off = answers.canary(canary(63 / 64, *many), canary(1.0, *many))
+    assert one_off is not None
+    assert one_off["verdict"] == "pass", "one greedy answer of 64 may tip over"
+    worse = answers.canary(canary(62 / 64, *many), canary(1.0, *many))
     assert worse is not None
     assert worse["verdict"] == "void"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from accelbench_assets.bench.request import RunVoid
 from accelbench_assets.bench.summary import summarise_run
 from accelbench_assets.bench.trials import compare_cells, pooled_rows, trials_of
 from accelbench_assets.cli.main import main
@@ -57,7 +58,7 @@ def test_superseded_runs_and_failures_are_left_out_and_counted(lake: Lake, tmp_p
     from accelbench_assets.launch.base import utc_now
 
     first, second = (trial(lake, tmp_path, CELL, 50.0) for _ in range(2))
-    with pytest.raises(Exception, match="void"):
+    with pytest.raises(RunVoid):
         run(lake, tmp_path, FakeLauncher(complete=False))
     judgement = {"run_id": first, "superseded_by": second, "reason": "a wrong driver", "at": utc_now()}
     rows = pa.Table.from_pylist([judgement], schema=SCHEMAS["supersessions"])
@@ -115,7 +116,7 @@ def test_the_command_pools_compares_and_refuses(
     assert [cell["trials"] for cell in document["cells"]] == [5, 5]
     assert {row["verdict"] for row in document["rows"]} >= {"regression", "no_change"}
     code, out, _ = call(CELL.cell_id, SLOW.cell_id, "--format", "csv")
-    assert out.startswith("load_kind,load_value,metric,trials_a")
+    assert out.startswith("cell_id_a,cell_id_b,origin_a,origin_b")
     code, out, _ = call(CELL.cell_id, SLOW.cell_id)
     assert "B / A" in out
     code, _, err = call("ffff")

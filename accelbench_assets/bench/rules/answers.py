@@ -126,7 +126,10 @@ def canary(found: Mapping[str, Any] | None, reference: Mapping[str, Any] | None)
     if reference is None or reference.get("set") != found.get("set"):
         return verdict("pass", score, None, f"{text}; there is no earlier run of this model to compare with.")
     pairs = list(zip(found["answer_hashes"], reference["answer_hashes"], strict=False))
-    same = sum(mine == theirs for mine, theirs in pairs) / max(1, len(pairs))
+    same = sum(mine == theirs for mine, theirs in pairs if mine is not None) / max(1, len(pairs))
     before = float(reference["score"])
+    limit = before - max(
+        CANARY_POINTS, 1.5 / max(1, n)
+    )  # one answer of 64 that tips over is no broken kernel
     text = f"{text} (reference run: {before:.0%}); {same:.0%} of the answers are the same, token for token."
-    return verdict("void" if before - score > CANARY_POINTS else "pass", score, before - CANARY_POINTS, text)
+    return verdict("void" if score < limit else "pass", score, limit, text)
