@@ -219,10 +219,15 @@ def test_a_step_that_loses_requests_never_ranks_and_a_publication_goes_first(loc
     put_result(local_lake, make_record(make_cell(instance=G6), evidence_level="standard"))
     lossy = make_record(make_cell(instance="g5.xlarge"), evidence_level="standard")
     put_result(local_lake, lossy, output_tokens_per_s=1e6, error_rate=0.4)
-    proven = make_record(make_cell(instance="g6e.xlarge"), evidence_level="publication")
-    put_result(local_lake, proven, output_tokens_per_s=10.0)
     put_prices(local_lake, [make_price(name, "1") for name in (G6, "g5.xlarge", "g6e.xlarge")])
-    assert ranking(local_lake) == [(1, "g6e.xlarge"), (2, G6)]
+    for trial in range(5):
+        proven = make_record(
+            make_cell(instance="g6e.xlarge"), evidence_level="publication", trial_index=trial
+        )
+        put_result(local_lake, proven, output_tokens_per_s=10.0)
+        # One trial proves no more than a standard run does: it takes five.
+        first = [(1, "g6e.xlarge"), (2, G6)] if trial == 4 else [(1, G6), (2, "g6e.xlarge")]
+        assert ranking(local_lake) == first
 
 
 @pytest.mark.parametrize("rate", ["requests_per_s", "input_tokens_per_s", "output_tokens_per_s"])

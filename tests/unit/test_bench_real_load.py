@@ -100,9 +100,12 @@ def test_truth_is_measured_as_it_is(tmp_path: Path, truth: str) -> None:
         stay = percentiles[index, "e2e_from_send"]["mean"] / 1000
         edge = concurrency / (step["requests_per_s"] * step["window_s"])
         assert step["concurrency_mean"] == pytest.approx(step["requests_per_s"] * stay, rel=0.02 + edge)
-        # The least is free of the noise of a busy machine, and is there whatever the gates say.
+        # The least TTFT is free of the noise of a busy machine. TPOT errs to both sides: a first token read late, together
+        # with the next, shortens it; so its middle is taken.
         assert percentiles[index, "ttft"]["min"] == pytest.approx(TTFT_MS, abs=4)
-        assert percentiles[index, "tpot"]["min"] == pytest.approx(GAP_MS, abs=1.5)
+        tpot = percentiles[index, "tpot"]
+        middle = tpot["mean"] if tpot["p50"] is None else tpot["p50"]
+        assert middle == pytest.approx(GAP_MS, abs=1.5)
         assert percentiles[index, "ttft"]["p99_gate"] == "needs_n"
     assert summary.slo["attainment"].to_pylist() == [1.0, 1.0]
     for picture in (

@@ -158,7 +158,12 @@ def _accuracy(rows: Rows) -> Iterator[Line]:
         yield _with_peer(
             _line(f"load kept at {level} streams", kept, 0.995, "", least=True), "floor", floor, kept
         )
-    mine = [one for one in rows.rows if one.client == OURS and "unmatched" in one.figures]
+    # Several events a write are one send in the server's log, so there chunks cannot be compared with sends.
+    mine = [
+        one
+        for one in rows.rows
+        if one.client == OURS and "unmatched" in one.figures and "a write" not in one.level
+    ]
     unmatched = sum(one.figures["unmatched"] for one in mine)
     total = Measured(unmatched, 1) if mine else Measured(None, why="not run")
     yield _line("answers with other chunks than were sent, of all scenarios", total, 0, "")
