@@ -100,8 +100,8 @@ def test_truth_is_measured_as_it_is(tmp_path: Path, truth: str) -> None:
         stay = percentiles[index, "e2e_from_send"]["mean"] / 1000
         edge = concurrency / (step["requests_per_s"] * step["window_s"])
         assert step["concurrency_mean"] == pytest.approx(step["requests_per_s"] * stay, rel=0.02 + edge)
-        # The least TTFT is free of the noise of a busy machine. TPOT errs to both sides: a first token read late, together
-        # with the next, shortens it; so its middle is taken.
+        # The least TTFT is free of the noise of a busy machine. TPOT errs to both sides: a first token read late, with
+        # the next one, shortens it; so its middle is taken.
         assert percentiles[index, "ttft"]["min"] == pytest.approx(TTFT_MS, abs=4)
         tpot = percentiles[index, "tpot"]
         middle = tpot["mean"] if tpot["p50"] is None else tpot["p50"]
