@@ -90,4 +90,5 @@ def clock_steps(shards: Sequence[Mapping[str, Any]]) -> Verdict:
     jumps = sum(int(s["client"].get("clock_jumps") or 0) for s in shards if s.get("client"))
     fallbacks = sum(int(s["client"].get("clock_fallbacks") or 0) for s in shards if s.get("client"))
     text = f"The wall clock jumped {jumps} times; {fallbacks} reads have user-space stamps instead of the kernel's."
-    return verdict("warn" if fallbacks else "pass", fallbacks, 0, text)
+    # A read or two without a stamp of the kernel is no step of the clock.
+    return verdict("warn" if jumps and fallbacks else "pass", fallbacks, 0, text)
