@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-# A shell's background job ignores SIGINT, nohup SIGHUP, and every child inherits that; tests that interrupt a child need
-# the defaults.
+# A shell background job ignores SIGINT, nohup ignores SIGHUP, and every child inherits that; tests that interrupt a
+# child need the defaults.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
