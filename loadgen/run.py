@@ -223,6 +223,7 @@ class _Run:
 
         self.unsettled = True
         result = runner.run(self._origin(step.step_index), emit)
+        source.forget()
         self.unsettled = False
         self.steps.append(step_record(step, share, result, self.offset_ns))
         self.totals.add(result)

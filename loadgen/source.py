@@ -130,6 +130,11 @@ class StepSource:
         """Whether every request opens a connection."""
         return self._workload.fresh_connections or self._plan.fresh_connections
 
+    def forget(self) -> None:
+        """Let go of encoded requests, once the step is over: a ladder of long prompts would keep them all."""
+        self._built.clear()
+        self._ahead.clear()
+
     def prepare(self, begin: int, end: int, most: int) -> bool:
         """Encode up to *most* of the requests *begin* … *end* - 1 that are not yet, for a loop with nothing else to do;
         whether there were any. Long bodies are left to the moment they are sent: memory stays bounded."""

@@ -135,8 +135,7 @@ def test_a_million_requests_are_summarised_in_20_seconds_and_3_gib(tmp_path: Pat
     assert found["itl_p99_gate"] == "published"
     assert 9.0 < found["itl_p50"] < 11.0
     assert found["peak_gib"] < LIMIT_GIB
-    # Where others use the cores too (the builder before it counts for one), the time is only kept from running away.
-    assert found["wall_s"] < (LIMIT_S if found["load"] < 1.5 else 4 * LIMIT_S)
+    assert found["wall_s"] < LIMIT_S, f"load average {found['load']}: this needs the cores to itself"
 
 
 def test_memory_does_not_follow_the_number_of_gaps(tmp_path: Path) -> None:

@@ -12,14 +12,9 @@ from typing import Any
 
 import pytest
 
-from accelbench_assets.bench.record import new_run_id
-from accelbench_assets.bench.run import RunRequest, run_benchmark
 from accelbench_assets.bench.summary import summarise_run
-from accelbench_assets.lake.lake import Lake
-from accelbench_assets.launch.endpoint import EndpointLauncher, discover
-from accelbench_assets.launch.host import endpoint_instance
 from loadgen.workloads import custom
-from partitions.cell import BenchmarkCell, Deployment
+from tests.unit.test_bench_real_load import measured
 
 SLOTS, CONCURRENCY = 4, 8
 
@@ -40,30 +35,7 @@ def truth(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
 def test_a_run_holds_what_the_server_says_of_itself(tmp_path: Path, truth: tuple[str, str]) -> None:
     style, url = truth
     workload = custom(concurrency=CONCURRENCY, isl=16, osl=8, duration_s=4.0, warmup_s=0.5, tail_s=5.0)
-    cell = BenchmarkCell(
-        model="truth",
-        revision="unstated",
-        instance=endpoint_instance(url),
-        engine="truth",
-        engine_version=str(discover(url).engine_version),
-        deployment=Deployment(),
-        workload=workload.id,
-    )
-    request = RunRequest(
-        cell=cell,
-        workload=workload,
-        model_id="truth",
-        evidence_level=workload.evidence_level,
-        run_id=new_run_id(),
-        seed=1,
-        deadline_s=120.0,
-        reproduce_command="accelbench run --endpoint",
-        launcher_name="endpoint",
-        home=tmp_path / "home",
-        endpoint_url=url,
-    )
-    lake = Lake.open((tmp_path / "lake").as_uri())
-    record = run_benchmark(request, EndpointLauncher(), lake, lambda *_: None)
+    lake, record = measured(tmp_path, url, workload)
     rules: dict[str, Any] = record["validity"]
     assert rules["engine_restart"]["verdict"] == "pass"
     assert (rules["engine_counters"]["verdict"], rules["engine_counters"]["value"]) == ("pass", 0), rules
