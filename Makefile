@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest
 UV_ENV := UV_PROJECT_ENVIRONMENT=$(VENV) VIRTUAL_ENV=$(CURDIR)/$(VENV) UV_LINK_MODE=copy
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-vllm test test-long lint ui bench bench-loadgen lock clean
+.PHONY: help install demo demo-vllm test test-long test-faults conformance lint ui bench bench-loadgen lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -38,6 +38,13 @@ test: install ## lint, types and every test but the long ones
 test-long: install ## the tests that take minutes each
 	$(PYTEST) -m long
 
+test-faults: install ## every fault of a run on Kubernetes, on an emulated cluster, as a table
+	$(PYTEST) tests/faults -m "long or not long"
+
+conformance: install ## the launcher's checks against your cluster: make conformance KUBECONFIG=… [NAMESPACE=… IMAGE=…]
+	@if [ -z "$(KUBECONFIG)" ]; then echo "Name the cluster: make conformance KUBECONFIG=/path/to/kubeconfig" >&2; exit 1; fi
+	KUBECONFIG="$(KUBECONFIG)" $(BIN)/python -m tests.launch.conformance --namespace "$(or $(NAMESPACE),accelbench-bench)" $(if $(IMAGE),--image "$(IMAGE)")
+
 lint: install ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,9 +59,14 @@ bench: install ## benchmarks: ratios measured in one run
 bench-loadgen: install ## our load generator beside four others against the ground-truth server (fetches them: ~12 GB, ~20 min)
 	$(BIN)/python -m tests.benchmarks.loadgen_peers $(ARGS)
 
-lock: ## resolve requirements.lock anew (universal, hashed, without addresses)
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 \
-	  --all-extras pyproject.toml -o requirements.lock
+COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11
+IMAGE_LOCK = $(COMPILE) --no-header -c requirements.lock
+
+lock: ## resolve requirements.lock and the images' locks anew (universal, hashed, without addresses)
+	$(COMPILE) --all-extras pyproject.toml -o requirements.lock
+	$(IMAGE_LOCK) --extra k8s --extra aws pyproject.toml -o infra/docker/requirements-code.lock
+	$(IMAGE_LOCK) infra/docker/loadgen.in -o infra/docker/requirements-loadgen.lock
+	echo hatchling | $(IMAGE_LOCK) - -o infra/docker/requirements-build.lock
 
 clean: ## remove .venv and .venv-vllm; measurements in .accelbench stay
 	rm -rf $(VENV) .venv-vllm

@@ -4,7 +4,17 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from accelbench_assets.defs import automation, catalog, checks, pricing, publish
+from accelbench_assets.defs import (
+    automation,
+    catalog,
+    checks,
+    notifications,
+    pricing,
+    publish,
+    schedules,
+    sensors,
+    teardown,
+)
 from accelbench_assets.defs.benchmarks import benchmark_assets
 from accelbench_assets.defs.marts import mart_assets
 from accelbench_assets.defs.resources import AccelBench
@@ -20,9 +30,14 @@ def build_defs(*, resources: Mapping[str, object] | None = None) -> dg.Definitio
     return dg.Definitions(
         assets=all_assets(),
         asset_checks=checks.CHECKS,
-        jobs=[pricing.pricing_job],
-        schedules=[pricing.daily_prices],
-        sensors=[automation.automation_sensor],
+        jobs=schedules.JOBS,
+        schedules=schedules.SCHEDULES,
+        sensors=[
+            automation.automation_sensor,
+            *sensors.SENSORS,
+            *teardown.SENSORS,
+            *notifications.SENSORS,
+        ],
         resources={"accelbench": AccelBench(), **(resources or {})},
         # One step a run: a process for each step would only cost start-up time and a signal to forward.
         executor=dg.in_process_executor,

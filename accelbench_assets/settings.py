@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,13 @@ from pydantic_settings import (
 
 from accelbench_assets.errors import UsageError
 from accelbench_assets.scrub import url_without_credentials
+from accelbench_assets.settings_groups import (
+    BudgetSettings,
+    KubeSettings,
+    NotifySettings,
+    PoolSettings,
+    WatchSettings,
+)
 
 _DATABASE_URL_RULE = (
     "it must be of the form postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with special characters of the"
@@ -55,6 +63,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="ACCELBENCH_",
+        env_nested_delimiter="__",
         toml_file="accelbench.toml",
         extra="forbid",
         frozen=True,
@@ -81,6 +90,12 @@ class Settings(BaseSettings):
     llamacpp_threads: int = Field(
         default=1, ge=1, le=256, description="Threads of the local llama.cpp; part of the cell."
     )
+
+    kube: KubeSettings = Field(default_factory=KubeSettings, description="Kubernetes (EKS).")
+    budget: BudgetSettings = Field(default_factory=BudgetSettings, description="Caps of paid runs.")
+    watch: WatchSettings = Field(default_factory=WatchSettings, description="Watched releases.")
+    notify: NotifySettings = Field(default_factory=NotifySettings, description="Messages at a run's end.")
+    pools: PoolSettings = Field(default_factory=PoolSettings, description="Runs at once by family.")
 
     @field_validator("home", "site")
     @classmethod
@@ -145,7 +160,22 @@ class Settings(BaseSettings):
             "usd_per_hour": self.usd_per_hour,
             "region": self.region,
             "llamacpp_threads": self.llamacpp_threads,
+            **{
+                f"{group}.{name}": "****" if isinstance(value, SecretStr) else _plain(value)
+                for group in GROUPS
+                for name, value in getattr(self, group)
+            },
         }
+
+
+GROUPS = ("kube", "budget", "watch", "notify", "pools")
+
+
+def _plain(value: Any) -> Any:
+    """A setting as it is written."""
+    if isinstance(value, Decimal):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def load_settings(**flags: Any) -> Settings:
@@ -165,5 +195,5 @@ def load_settings(**flags: Any) -> Settings:
             raise UsageError(f"accelbench.toml: {field} is not a setting. There are: {known}.") from None
         raise UsageError(
             f"Setting {field}: {first['msg']}.",
-            hint=f"Set it by flag, ACCELBENCH_{field.upper()} or accelbench.toml.",
+            hint=f"Set it by flag, ACCELBENCH_{field.upper().replace('.', '__')} or accelbench.toml.",
         ) from None

@@ -10,14 +10,25 @@ request waits for them.
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 import time
+from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from loadgen.plan import Plan
 
 STARTED_NS = time.perf_counter_ns()
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    sys.exit(130)
+
+
+if os.getpid() == 1:  # in a container: the kernel drops signals that a first process does not handle
+    signal.signal(signal.SIGTERM, _leave)  # until the run takes over
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -70,7 +81,7 @@ def _list_workloads() -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from loadgen.output import OutputError
-    from loadgen.plan import Plan, PlanError
+    from loadgen.plan import PlanError
 
     try:
         if options.as_worker:
@@ -78,13 +89,9 @@ def _run(options: argparse.Namespace) -> int:
 
             code, reason = run_worker(options.out, STARTED_NS)
         else:
-            if options.plan:
-                plan = Plan.read(options.plan)
-            else:
-                from loadgen.flags import plan_from
+            from loadgen.flags import plan_of
 
-                plan = plan_from(options)
-            code, reason = _drive(plan, options)
+            code, reason = _drive(plan_of(options), options)
     except (PlanError, FileNotFoundError, IsADirectoryError, PermissionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -24,7 +24,17 @@ _POINTS = 24  # a capacity search seldom measures more
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """All options of ``run``, in groups."""
     add = parser.add_argument
-    add("--plan", type=Path, help="a plan in JSON; it replaces every option but --out and --progress")
+    add(
+        "--plan",
+        type=Path,
+        help="a plan in JSON; it replaces every option but --out, --progress and --shard-index",
+    )
+    add(
+        "--shard-index",
+        metavar="I",
+        type=int,
+        help="with --plan: be shard I (from 0) of the plan's shards, as each of a Job's pods that share one plan",
+    )
     add("--out", required=True, help="a folder, file:// or s3://bucket/prefix")
     add("--progress", choices=("human", "json", "quiet"), default="human")
     add("--as-worker", action="store_true", help=argparse.SUPPRESS)
@@ -66,7 +76,7 @@ def _load(group: argparse._ArgumentGroup) -> None:
     add(
         "--dataset",
         metavar="FILE",
-        help="your own requests (JSONL) or trace, for a workload that asks for it",
+        help="your own requests (JSONL) or trace, for a workload that asks for it; a path or s3://bucket/key",
     )
     add(
         "--concurrency",
@@ -137,6 +147,24 @@ def _processes(group: argparse._ArgumentGroup) -> None:
         help="seconds for the whole command (1.5 x the planned time + 60)",
     )
     add("--run-id", metavar="ID", help="the samples' run_id (made from the time)")
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    """The plan in the file, as the shard asked for, or that of the flags. Raises ``PlanError``, ``OSError``."""
+    from loadgen.plan import Plan, PlanError
+
+    index: int | None = options.shard_index
+    if not options.plan:
+        if index is not None:
+            raise PlanError("--shard-index: it picks a shard of a --plan; with flags, write --shard I/N")
+        return plan_from(options)
+    plan = Plan.read(options.plan)
+    if index is None:
+        return plan
+    if not 0 <= index < plan.shards:
+        allowed = f"0..{plan.shards - 1}" if plan.shards > 1 else "0, the plan having one shard"
+        raise PlanError(f"--shard-index: {index} is not {'in ' if plan.shards > 1 else ''}{allowed}")
+    return dataclasses.replace(plan, shard=index)
 
 
 def plan_from(options: argparse.Namespace) -> Plan:

@@ -11,6 +11,8 @@ from array import array
 from math import ceil
 from pathlib import Path
 
+from loadgen.limits import cpu_limit, throttled_s
+
 NS = 1_000_000_000
 TICK_NS = 10_000_000
 _MIN_SPAN_NS = NS // 5
@@ -34,7 +36,8 @@ class Monitor:
 
     The lag of a tick is how late the loop came to it: the wait that any other event could have had. The CPU
     share is that of the loop's thread, over spans of about a second; 1 is one core. Events are socket reads, over
-    the same spans.
+    the same spans. ``cpu_throttled_s`` is how long the container was held back in the windows for having used up its
+    quota of ``cpu_limit_cores``; null outside of a container with one.
     """
 
     def __init__(self) -> None:
@@ -43,6 +46,8 @@ class Monitor:
         self.cpu_share_max = self.events_per_s_max = 0.0
         self._since: tuple[int, int, int] | None = None  # wall and thread CPU in ns, socket reads
         self._reads = 0
+        self._throttled_from: float | None = None
+        self._throttled_s: float | None = None
 
     def tick(self, due_ns: int, now_ns: int, reads: int = 0) -> None:
         """Note one tick inside a window, with the count of socket reads so far; ticks the loop missed altogether
@@ -55,6 +60,7 @@ class Monitor:
         cpu = time.thread_time_ns()
         if self._since is None:
             self._since = (now_ns, cpu, reads)
+            self._throttled_from = throttled_s()
         elif now_ns - self._since[0] >= NS:
             self._close(now_ns, cpu)
             self._since = (now_ns, cpu, reads)
@@ -62,6 +68,10 @@ class Monitor:
     def window_end(self) -> None:
         """The window is over: take what is left of its last second."""
         now = time.perf_counter_ns()
+        if self._since is not None and self._throttled_from is not None:
+            self._throttled_s = (
+                (self._throttled_s or 0.0) + (throttled_s() or self._throttled_from) - self._throttled_from
+            )
         if self._since is not None and now - self._since[0] >= _MIN_SPAN_NS:
             self._close(now, time.thread_time_ns())
         self._since = None
@@ -85,5 +95,7 @@ class Monitor:
             "events_per_s_max": self.events_per_s_max if self.lags_ns else None,
             "cpu_s": time.process_time(),
             "rss_peak_mib": rss_peak_mib(),
+            "cpu_limit_cores": cpu_limit(),
+            "cpu_throttled_s": self._throttled_s,
             "send_lag_p99_ms": ms(quantile(self.send_lags_ns, 0.99)),
         }

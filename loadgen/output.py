@@ -116,19 +116,23 @@ class _S3Sink:
         return f" It was kept in {self._kept.folder}; copy it to S3 by hand."
 
     def _system(self) -> Any:
-        from pyarrow import fs
-
-        if self._connected is not None:
-            return self._connected
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
-        self._connected = fs.S3FileSystem(
-            endpoint_override=endpoint.rstrip("/") if endpoint else None,
-            region=region or ("us-east-1" if endpoint else None),
-            connect_timeout=_S3_CONNECT_TIMEOUT_S,
-            request_timeout=_S3_REQUEST_TIMEOUT_S,
-        )
+        if self._connected is None:
+            self._connected = s3_system()
         return self._connected
+
+
+def s3_system() -> Any:
+    """pyarrow's S3 by the usual variables, with bounded waits."""
+    from pyarrow import fs
+
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
+    return fs.S3FileSystem(
+        endpoint_override=endpoint.rstrip("/") if endpoint else None,
+        region=region or ("us-east-1" if endpoint else None),
+        connect_timeout=_S3_CONNECT_TIMEOUT_S,
+        request_timeout=_S3_REQUEST_TIMEOUT_S,
+    )
 
 
 def sentence(error: OSError, doing: str) -> str:

@@ -17,6 +17,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 MAX_WORKERS = 64
+SCRAPE_KINDS = ("engine", "dcgm", "neuron")
+MAX_SCRAPES = 64
 
 
 class PlanError(ValueError):
@@ -29,6 +31,20 @@ class Replica:
 
     replica_id: str
     base_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScrapeTarget:
+    """One page of metrics that the generator reads beside the load because nobody else can reach it.
+
+    ``kind``: ``engine`` (the server's own page), ``dcgm`` (NVIDIA's exporter) or ``neuron`` (the exporter of
+    neuron-monitor). ``replica_id`` is the replica it belongs to, as samples name it; of an accelerator page, the
+    replica or node that it watches. ``url`` is the whole address, path included, and holds no secret.
+    """
+
+    kind: str
+    replica_id: str
+    url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +110,7 @@ class Plan:
     shard: int = 0
     shards: int = 1
     models: tuple[str, ...] = ()  # of a multi-model run; empty = (model,)
-    dataset: str | None = None  # path of the user's own requests or trace
+    dataset: str | None = None  # the user's own requests or trace: a path, or s3://bucket/key
     workers: int = 1
     search: Mapping[str, Any] | None = None
     proxy: str | None = None  # http://host:port, without credentials
@@ -104,6 +120,7 @@ class Plan:
     canary: bool = False  # check some answers after the last step
     null_server: bool = True  # measure this client against a server that costs nothing, after the run
     start_at_unix: float | None = None  # shards on several hosts start together
+    scrape: tuple[ScrapeTarget, ...] = ()  # pages to read at 1 Hz beside the load; shard 0 does
 
     def share(self, step: Step) -> float:
         """This shard's share of *step*'s load: users (the first shards have one more), or arrivals a second."""
@@ -129,6 +146,7 @@ class Plan:
             raw["replicas"] = tuple(Replica(**r) for r in raw["replicas"])
             raw["steps"] = tuple(Step(**s) for s in raw["steps"])
             raw["models"] = tuple(raw.get("models", ()))
+            raw["scrape"] = tuple(ScrapeTarget(**t) for t in raw.get("scrape", ()))
             plan = cls(**raw)
         except (KeyError, TypeError, ValueError) as error:
             raise PlanError(f"plan: {error}") from None
@@ -159,6 +177,7 @@ class Plan:
             raise PlanError("models: every model needs a name")
         self._check_transport()
         self._check_division()
+        _check_scrape(self.scrape)
 
     def _check_transport(self) -> None:
         if self.http_version not in ("1.1", "2"):
@@ -189,6 +208,26 @@ class Plan:
                     "leave out workers and shards"
                 )
             _check_search(self.search)
+
+
+def _check_scrape(targets: tuple[ScrapeTarget, ...]) -> None:
+    if len(targets) > MAX_SCRAPES:
+        raise PlanError(f"scrape: {len(targets)} pages are too many; at most {MAX_SCRAPES} are read")
+    for index, target in enumerate(targets):
+        where = f"scrape[{index}]"
+        if target.kind not in SCRAPE_KINDS:
+            raise PlanError(f"{where}.kind: {target.kind!r} is none of {', '.join(SCRAPE_KINDS)}")
+        if not isinstance(target.replica_id, str) or not target.replica_id:
+            raise PlanError(f"{where}.replica_id: the page needs a replica it belongs to")
+        try:
+            parts = urlsplit(target.url)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except (ValueError, AttributeError):
+            usable = False
+        if not usable:
+            raise PlanError(f"{where}.url: must be a URL of the form http://host:port/metrics")
+        if parts.username or parts.password:
+            raise PlanError(f"{where}.url: a user name and password do not belong here")
 
 
 def _check_step(step: Step, where: str) -> None:

@@ -26,6 +26,7 @@ from loadgen.monitor import Monitor
 from loadgen.output import OutputError, open_sink
 from loadgen.run_setup import redactor
 from loadgen.samples import SampleBatch
+from loadgen.scrape.beside import adopt
 from loadgen.spool import Spool, left_behind, origins, sweep_up
 from loadgen.spool_decode import origin_of
 
@@ -101,6 +102,7 @@ def recover(folder: Path) -> int:
         "platform": platform.platform(),
         "steps": steps,
         "client": None,
+        "scrapes": adopt(folder),
         "warnings": ["answers in flight when the generator was killed are missing"],
     }
     sink.put("shard.json", json.dumps(shard, indent=1).encode())

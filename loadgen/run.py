@@ -12,11 +12,12 @@ import itertools
 import json
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loadgen.calibrate import CalibrationResult, calibrate
 from loadgen.conductor import Conductor, HostConductor
 from loadgen.control import Control, RunError
+from loadgen.datasets.remote import Fetched, is_remote, local_path
 from loadgen.monitor import Monitor
 from loadgen.output import OutputError, Sink, open_sink
 from loadgen.plan import Plan, PlanError, Step
@@ -29,6 +30,9 @@ from loadgen.spool import Spool
 from loadgen.steps import Machinery, StepResult, StepRunner
 from loadgen.timer import Timer
 from loadgen.workloads import Workload, check_runnable, from_document
+
+if TYPE_CHECKING:
+    from loadgen.scrape.beside import Beside
 
 NS = 1_000_000_000
 _SPARE_S = 1.0
@@ -43,18 +47,27 @@ def run_plan(
     *,
     control: Control | None = None,
     conductor: Conductor | None = None,
+    fetched: Fetched | None = None,
 ) -> tuple[int, str | None]:
     """Run *plan* in this process and write below *out*; returns the exit code and, unless it is 0, the reason for
-    people. *conductor* and *control* are a worker's.
+    people. *conductor*, *control* and *fetched* (its dataset, if that lies in S3) are a worker's.
 
     Raises ``PlanError`` (nothing was sent) and ``OutputError`` (nothing can be written) before the first request.
     """
-    return _Run(plan, out, progress, control or Control(plan.deadline_s, started_ns), conductor).run()
+    control = control or Control(plan.deadline_s, started_ns)
+    control.install()
+    return _Run(plan, out, progress, control, conductor, fetched).run()
 
 
 class _Run:
     def __init__(
-        self, plan: Plan, out: str, progress: Progress, control: Control, conductor: Conductor | None
+        self,
+        plan: Plan,
+        out: str,
+        progress: Progress,
+        control: Control,
+        conductor: Conductor | None,
+        fetched: Fetched | None,
     ) -> None:
         plan.validate()
         self.progress, self.control = progress, control
@@ -62,6 +75,8 @@ class _Run:
         if plan.workload_hash != self.workload.hash:
             raise PlanError("workload_hash: it is not the hash of the plan's workload document")
         check_runnable(self.workload, dataset=plan.dataset, models=len(plan.models or (plan.model,)))
+        self.given: str | None = plan.dataset  # what it is called; plan.dataset becomes where it lies
+        self.fetched = fetched
         self.plan = plan = dataclasses.replace(  # how connections are made is part of a profile
             plan,
             fresh_connections=plan.fresh_connections or self.workload.fresh_connections,
@@ -97,22 +112,26 @@ class _Run:
         self.hashes: tuple[str | None, str | None] = (None, None)
         self.capacity: dict[str, Any] | None = None
         self.canary: dict[str, Any] | None = None
+        self.beside: Beside | None = None
+        self.scrapes: list[dict[str, Any]] = []
+        self.dataset: dict[str, Any] | None = None
         self.null_server: dict[str, float | None] | None = None
         self.null_server_reason: str | None = "the run did not come to its end"
 
     def run(self) -> tuple[int, str | None]:
-        self.control.install()
         reason: str | None = None
         code = 0
         try:
             reason = self._measure()
             code = 0 if reason is None else self.control.exit_code
         except PlanError as error:  # the user's file, which is read when the server's tokens are known
-            reason, code = str(error), 2
+            reason, code = self.fetched.named(str(error)) if self.fetched else str(error), 2
         except (RunError, OutputError) as error:
             reason, code = self.redact(str(error)), self.control.exit_code
         except Exception as error:  # of ours, or of a server nobody foresaw: shard.json says so
             reason, code = self._unforeseen(error), self.control.exit_code
+        if self.beside is not None:
+            self.scrapes = self.beside.close(self.sink)
         spool = self.made.spool
         kept = self.unsettled and bool(spool.segments)
         if kept:
@@ -124,6 +143,8 @@ class _Run:
         self.client.close()
         if not kept:
             spool.close()
+        if self.fetched is not None:
+            self.fetched.remove()
         for cause in self.totals.causes():
             self.progress.event("cause", message=cause_text(cause), **cause)
         rows = sum(part["rows"] for part in self.parts)
@@ -136,6 +157,13 @@ class _Run:
         return f"An error inside the load generator ended the run: {what}."
 
     def _measure(self) -> str | None:
+        self._find_dataset()
+        if self.plan.scrape:
+            from loadgen.scrape.beside import Beside
+
+            self.beside = Beside(
+                self.plan, self.made.spool.folder, self.offset_ns, self._warn, self.control.stop_reason
+            )
         self.calibration = result = calibrate(self.plan, self.workload, self.client, self.control)
         if result.warning:
             self._warn(result.warning)
@@ -150,8 +178,19 @@ class _Run:
         last = self.made.conductor.all_done(self.control)
         if self.plan.canary and self.plan.shard == 0:
             self._ask_canary()
+        if self.beside is not None:
+            self.beside.end()
         self._calibrate_client(last)
         return None
+
+    def _find_dataset(self) -> None:
+        """Bring the user's file to this machine, if it is not there."""
+        if is_remote(self.plan.dataset):
+            assert self.plan.dataset is not None
+            self.fetched = self.fetched or Fetched(self.plan.dataset, self.control.stop_reason)
+            self.plan = dataclasses.replace(self.plan, dataset=str(self.fetched.path))
+        elif (path := local_path(self.plan.dataset)) is not None:
+            self.plan = dataclasses.replace(self.plan, dataset=path)
 
     # ------------------------------------------------------------------ steps
 
@@ -205,7 +244,13 @@ class _Run:
 
     def _source(self, step: Step) -> StepSource:
         assert self.calibration is not None
-        return StepSource(self.plan, self.workload, step, self.calibration)
+        source = StepSource(self.plan, self.workload, step, self.calibration)
+        if (found := source.data_record()) is not None:
+            self.dataset = {
+                "name": self.given,
+                **{name: found[name] for name in ("sha256", "rows", "left_out")},
+            }
+        return source
 
     def _step(
         self, source: StepSource, step: Step, index: int, also: Callable[[SampleBatch], None] | None = None
@@ -320,6 +365,8 @@ class _Run:
             capacity=self.capacity,
             canary=self.canary,
             causes=self.totals.causes(),
+            scrapes=self.scrapes,
+            dataset=self.dataset,
             warnings=self.warnings,
         )
         return json.dumps(record, indent=1)

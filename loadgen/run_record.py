@@ -127,6 +127,8 @@ def shard_record(
     capacity: Mapping[str, Any] | None,
     canary: Mapping[str, Any] | None,
     causes: Sequence[Mapping[str, Any]],
+    scrapes: Sequence[Mapping[str, Any]],
+    dataset: Mapping[str, Any] | None,
     warnings: Sequence[str],
 ) -> dict[str, Any]:
     """The whole document; *reason* says why the run is not complete, *anchors* are both clocks at its ends."""
@@ -158,5 +160,7 @@ def shard_record(
         "capacity": capacity,
         "canary": canary,
         "causes": causes,
+        "scrapes": scrapes,
+        "dataset": dataset,
         "warnings": warnings,
     }

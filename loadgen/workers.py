@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from loadgen.conductor import LEAD_NS, WINDOW_LEAD_NS, WorkerConductor
-from loadgen.control import Control
+from loadgen.control import Control, RunError
+from loadgen.datasets.remote import Fetched, is_remote
 from loadgen.plan import Plan
 from loadgen.progress import Progress
 from loadgen.run_setup import open_client
@@ -48,19 +49,20 @@ def run_workers(plan: Plan, out: str, progress: Progress, started_ns: int) -> tu
 
 
 def run_worker(out: str, started_ns: int) -> tuple[int, str | None]:
-    """One worker: the plan is the first line of standard input."""
+    """One worker: the plan is the first line of standard input, where its dataset was fetched to the second."""
     from loadgen.run import run_plan
 
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    plan = Plan.from_json(_line())
+    plan, place = Plan.from_json(_line()), json.loads(_line())
+    fetched = Fetched.lent(plan.dataset, Path(place)) if place is not None and plan.dataset else None
     control = Control(plan.deadline_s, started_ns)
     control.install()
     if os.getppid() != parent:
         control.signal_name = "the end of its parent"
     progress = Progress("json")
     conductor = WorkerConductor(progress, control, last=plan.shard == 0)
-    return run_plan(plan, out, progress, started_ns, control=control, conductor=conductor)
+    return run_plan(plan, out, progress, started_ns, control=control, conductor=conductor, fetched=fetched)
 
 
 def _line() -> str:
@@ -72,7 +74,7 @@ def _line() -> str:
 
 
 class _Worker:
-    def __init__(self, plan: Plan, out: str) -> None:
+    def __init__(self, plan: Plan, out: str, fetched: Fetched | None) -> None:
         self.shard = plan.shard
         command = [sys.executable, "-P", "-m", "loadgen", "run", "--as-worker", "--out", out]
         self.process = subprocess.Popen(
@@ -87,6 +89,7 @@ class _Worker:
         self.text = b""
         self.rows = 0
         self.say(plan.to_json())
+        self.say(json.dumps(None if fetched is None else str(fetched.path)))
 
     @property
     def stdout(self) -> IO[bytes]:
@@ -127,16 +130,29 @@ class _Parent:
         self.steps_ended: dict[int, int] = {}
         self.first: _Worker | None = None  # the worker that failed first
         self.said_ns = 0
+        self.fetched: Fetched | None = None
 
     def run(self) -> tuple[int, str | None]:
         self.control.install()
+        try:
+            if is_remote(self.plan.dataset):  # once for all
+                assert self.plan.dataset is not None
+                self.fetched = Fetched(self.plan.dataset, self.control.stop_reason)
+            return self._run()
+        except RunError as error:
+            return self.control.exit_code, str(error)
+        finally:
+            if self.fetched is not None:
+                self.fetched.remove()
+
+    def _run(self) -> tuple[int, str | None]:
         left_s = (self.control.deadline_ns - time.perf_counter_ns()) / NS
         base = dataclasses.replace(
             self.plan, workers=1, shards=self.plan.workers, start_at_unix=None, deadline_s=max(0.1, left_s)
         )
         try:
             for shard in range(base.shards):
-                worker = _Worker(dataclasses.replace(base, shard=shard), self.out)
+                worker = _Worker(dataclasses.replace(base, shard=shard), self.out, self.fetched)
                 self.workers.append(worker)
                 for pipe in (worker.stdout, worker.stderr):
                     self.selector.register(pipe, selectors.EVENT_READ, worker)

@@ -63,7 +63,7 @@ def kv_bytes_per_rank(model: ModelRow, deployment: Deployment, tokens: int) -> f
 def why_not(model: ModelRow, instance: InstanceRow, deployment: Deployment) -> str | None:
     """Why this deployment cannot start on this instance; None if the simple rules allow it."""
     tp = deployment.tp
-    ranks = tp * deployment.pp * deployment.dp * deployment.replicas
+    ranks = tp * deployment.pp * deployment.dp  # every replica has an instance of its own
     if ranks > instance.tp_ranks:
         return f"needs {ranks} ranks, the instance has {instance.tp_ranks}"
     tokens = deployment.max_model_len or model.max_position_embeddings

@@ -106,8 +106,8 @@ def _scrubbed(value: Any, secrets: Sequence[str]) -> Any:
 def new_attempt(request: RunRequest) -> Record:
     """The record as far as it is known before anything was started.
 
-    ``origin`` is what the launcher will say of an engine as it stands in the cell: the truth server
-    simulates. It is replaced by the launcher's own word as soon as it serves.
+    ``origin`` is what can be said before a launcher has seen the engine: the truth server simulates, and on a
+    cluster nothing is measured until it is proven. It is replaced by the launcher's own word as soon as it serves.
     """
     cell, workload = request.cell, request.workload
     deployment = cell.deployment
@@ -119,7 +119,7 @@ def new_attempt(request: RunRequest) -> Record:
         "suite_id": request.suite_id,
         "trial_index": request.trial_index,
         "evidence_level": request.evidence_level,
-        "origin": "simulated" if cell.engine == "truth" else "measured",
+        "origin": "simulated" if cell.engine == "truth" or request.launcher_name == "eks" else "measured",
         "launcher": request.launcher_name,
         "instance_type": cell.instance,
         "model_id": request.model_id,
@@ -141,11 +141,13 @@ def new_attempt(request: RunRequest) -> Record:
         "seed": request.seed,
         "load_kind": workload.ladder[0][0],
         "ladder": planned_ladder(request),
-        "requested_at": timestamp(),
+        "requested_at": timestamp(request.requested_at),
+        "requested_by": request.requested_by,
         "git_commit": git_commit(),
         "dagster_run_id": request.dagster_run_id,
         "partition_key": cell.key_text,
         "triggered_by": request.triggered_by,
+        "trigger_ref": request.trigger_ref,
         "reproduce_command": request.reproduce_command,
         "source_url": url_without_credentials(request.endpoint_url) if request.endpoint_url else None,
     }

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelbench_assets.errors import AccelBenchError
 from loadgen.workloads import Workload
 from partitions.cell import BenchmarkCell
+
+if TYPE_CHECKING:
+    from accelbench_assets.budget.base import Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,8 @@ class LoadOptions:
     ``workers`` generator processes share one schedule. ``dataset`` is the path of the user's own requests or trace,
     which the workload asks for. ``search_slo`` (ttft_ms, tpot_ms, e2e_ms, quantile) looks for the capacity under that
     objective instead of walking the workload's ladder. ``canary`` checks some answers after the last step.
-    ``proxy_env`` names the environment variable that holds a proxy's URL.
+    ``proxy_env`` names the environment variable that holds a proxy's URL. ``shards`` generators on hosts of their own
+    share one schedule where the launcher has such hosts.
     """
 
     workers: int = 1
@@ -31,6 +36,7 @@ class LoadOptions:
     search_slo: Mapping[str, Any] | None = None
     canary: bool = False
     proxy_env: str | None = None
+    shards: int = 1
 
 
 def claimed_level(level: str, dataset: str | None) -> str:
@@ -45,7 +51,9 @@ class RunRequest:
 
     ``deadline_s`` bounds everything from start to record. ``usd_per_hour`` is a declared price. ``home`` is
     the folder for locks and this run's working files. For a server somebody else runs, ``endpoint_url`` is
-    set, its key is named by ``api_key_env``.
+    set, its key is named by ``api_key_env``. ``requested_at`` is when the run was asked for, if that was before its
+    process started; ``estimate`` is what a paid launch may cost at most. ``engine_image`` (with its digest) and
+    ``model_commit`` (40 hex) are what a release really is, where the catalogs do not know it yet.
     """
 
     cell: BenchmarkCell
@@ -69,6 +77,12 @@ class RunRequest:
     trial_index: int = 0
     usd_per_hour: float | None = None
     load: LoadOptions = LoadOptions()
+    requested_by: str | None = None
+    requested_at: datetime | None = None
+    trigger_ref: str | None = None
+    estimate: Estimate | None = None
+    engine_image: str | None = None
+    model_commit: str | None = None
 
 
 class RunFailed(AccelBenchError):

@@ -12,29 +12,23 @@ lake can be written again.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelbench_assets.bench import record as records
+from accelbench_assets.bench.beside import Beside
+from accelbench_assets.bench.ending import classify, keep_logs
+from accelbench_assets.bench.paying import Purse
 from accelbench_assets.bench.request import RunFailed, RunRequest, RunVoid
 from accelbench_assets.bench.validity import Rules, first_void, judge, overall, required_window_s
-from accelbench_assets.errors import (
-    AccelBenchError,
-    DeadlineExceeded,
-    LakeError,
-    LaunchError,
-    describe_os_error,
-)
-from accelbench_assets.launch.base import Deadline, Endpoint, EventSink, Launcher, ServerSpec, utc_now
+from accelbench_assets.errors import AccelBenchError, LakeError
+from accelbench_assets.launch.base import Deadline, Endpoint, EventSink, Launcher, ServerSpec
 from accelbench_assets.launch.locks import RunLock
-from accelbench_assets.scrub import looks_secret, scrub
-from accelbench_assets.telemetry.sampler import Sampler
+from accelbench_assets.scrub import looks_secret
 from accelbench_assets.telemetry.sources import Source, local_sources
 from loadgen.plan import Plan
 from loadgen.workloads import Workload
@@ -42,29 +36,32 @@ from loadgen.workloads import Workload
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from accelbench_assets.budget.base import Budget
     from accelbench_assets.lake.lake import Lake
 
 __all__ = ["RunFailed", "RunRequest", "RunVoid", "build_plan", "request_timeout_s", "run_benchmark"]
 
 TEARDOWN_ALLOWANCE_S = 5.0
+RESERVATION_TTL_S = 300.0
+"""A reservation outlives a stale Lease (3 min) a little, so that money is not free before the node is."""
 MIN_REQUEST_TIMEOUT_S = 60.0
-_STATUS_CODES = ("does_not_fit", "no_capacity", "not_sold")
-_LOG_LIMIT = 32 * 2**20
 _TEXT_LIMIT = 2000
 
 
-def run_benchmark(request: RunRequest, launcher: Launcher, lake: Lake, on_event: EventSink) -> dict[str, Any]:
-    """Carry out *request* and return its ``runs`` record.
+def run_benchmark(
+    request: RunRequest, launcher: Launcher, lake: Lake, on_event: EventSink, budget: Budget | None = None
+) -> dict[str, Any]:
+    """Carry out *request* and return its ``runs`` record. A launcher that costs money needs *budget*.
 
     Raises ``RunVoid`` or ``RunFailed`` (both with ``.record``) after recording; ``LakeError`` when the
     attempt could not even be registered, ``LaunchError`` (``busy``) when another process works on this run.
     ``KeyboardInterrupt`` and other non-``Exception``s are recorded as ``cancelled`` and raised again.
     """
     with RunLock(request.home, request.run_id) as lock:
-        attempt = _Attempt(request, launcher, lake, on_event)
+        attempt = _Attempt(request, launcher, lake, on_event, budget)
         attempt.register(lock.describe())
         try:
-            return attempt.carry_out()
+            return attempt.held()
         except BaseException as error:
             attempt.end(error)
             raise
@@ -76,8 +73,12 @@ def request_timeout_s(workload: Workload) -> float:
     return max(MIN_REQUEST_TIMEOUT_S, workload.request_timeout_s, 10.0 * e2e_ms / 1000.0)
 
 
-def build_plan(request: RunRequest, endpoint: Endpoint, deadline: Deadline) -> Plan:
-    """The plan of the only shard; the generator gets what is left of the deadline less the teardown."""
+def build_plan(
+    request: RunRequest, endpoint: Endpoint, deadline: Deadline, *, dataset: str | None = None
+) -> Plan:
+    """The plan of all shards; the generator gets what is left of the deadline less the teardown. *dataset* is where
+    the generator finds the user's own requests.
+    """
     deadline.check("preparing the load")
     workload, load = request.workload, request.load
     return Plan(
@@ -96,7 +97,9 @@ def build_plan(request: RunRequest, endpoint: Endpoint, deadline: Deadline) -> P
         headers=request.headers,
         api=workload.api,
         workers=load.workers,
-        dataset=load.dataset,
+        dataset=dataset or load.dataset,
+        shards=load.shards,
+        scrape=endpoint.scrape,
         search={"slo": dict(load.search_slo)} if load.search_slo else None,
         canary=load.canary,
         proxy_env=load.proxy_env,
@@ -106,12 +109,22 @@ def build_plan(request: RunRequest, endpoint: Endpoint, deadline: Deadline) -> P
 class _Attempt:
     """State of one attempt between its registration and its record."""
 
-    def __init__(self, request: RunRequest, launcher: Launcher, lake: Lake, on_event: EventSink) -> None:
+    def __init__(
+        self,
+        request: RunRequest,
+        launcher: Launcher,
+        lake: Lake,
+        on_event: EventSink,
+        budget: Budget | None,
+    ) -> None:
+        self.purse = Purse(request, launcher, budget, on_event)
+        self.ended = False
+        self.unusable: AccelBenchError | None = None
         self.request, self.launcher, self.lake, self.on_event = request, launcher, lake, on_event
         self.record = records.new_attempt(request)
         self.deadline = Deadline.after(request.deadline_s)
         self.started = time.monotonic()
-        self.load_s = 0.0
+        self.serve_s = self.load_s = 0.0
         self.work_dir = request.home / "work" / request.run_id
         key = os.environ.get(request.api_key_env or "", "")
         named = [value for name, value in request.headers.items() if looks_secret(name.replace("-", "_"))]
@@ -119,37 +132,65 @@ class _Attempt:
         self.secrets = [value for value in (key, proxy, *named) if value]
 
     def register(self, lock: Mapping[str, Any]) -> None:
-        """Announce the attempt; one that the caller announced for this run_id already is taken over."""
+        """Announce the attempt; one that the caller announced for this run_id already is taken over.
+
+        The announcement says how others can tell its death; a launcher that cannot say it cannot launch either.
+        """
+        facts: Mapping[str, Any] = {}
         try:
-            self.lake.begin_attempt({**self.record, **lock})
+            # A run that waited long in a queue is old by its request; the reaper goes by its registration.
+            facts = {**self.launcher.attempt_facts(), "registered_at": records.timestamp()}
+        except AccelBenchError as error:
+            self.unusable = error
+        try:
+            self.lake.begin_attempt({**self.record, **lock, **facts})
         except LakeError:
             if all(a["run_id"] != self.request.run_id for a in self.lake.open_attempts()):
+                raise
+            if facts:
+                self.lake.amend_attempt(self.request.run_id, facts)
+
+    def held(self) -> dict[str, Any]:
+        """The whole attempt, with its money reserved and its sign of life kept up until its record is written."""
+        if self.unusable is not None:
+            raise self.unusable
+        self.lake.check_writable()  # before money is spent
+        request = self.request
+        with (
+            self.purse.reserved(RESERVATION_TTL_S),
+            self.launcher.attempt(
+                request.run_id, request.cell.cell_id, self.deadline, self.purse.renew
+            ) as self.hold,
+        ):
+            try:
+                return self.carry_out()
+            except BaseException as error:
+                self.end(error)
                 raise
 
     def carry_out(self) -> dict[str, Any]:
         """From registration to a committed record."""
         run_id, say = self.request.run_id, self.on_event
-        self.lake.check_writable()
         self.work_dir.mkdir(parents=True, exist_ok=True)
         spec = self._spec()
         say("phase", f"starting {self.request.cell.engine}", {"phase": "serve", "run_id": run_id})
+        asked = time.monotonic()
         with self.launcher.serve(spec, self.deadline, say) as endpoint:
+            self.serve_s = time.monotonic() - asked
             records.add_facts(self.record, endpoint.facts)
             self.record["origin"] = endpoint.facts[
                 "origin"
             ]  # never assumed: a launcher that does not say it fails
-            before = self._read_metrics(endpoint, "before")
-            self.sampler = Sampler(
-                endpoint.read_metrics, self.request.cell.engine, run_id, extra=self._sources()
-            )
-            plan = build_plan(self.request, endpoint, self.deadline)
+            engine = self.request.cell.engine
+            beside = Beside(endpoint, run_id, engine, self.work_dir, say, self._sources())
+            plan = build_plan(self.request, endpoint, self.deadline, dataset=self._dataset())
             if self.request.workload.ignore_eos and not endpoint.supports_ignore_eos:
                 say("warning", "This server does not honour ignore_eos; answers may be too short.", {})
             say("phase", "measuring", {"phase": "load", "steps": len(plan.steps)})
             began = time.monotonic()
             self.record["load_started_at"] = records.timestamp()
             try:
-                with self.sampler:
+                with beside:
                     self.launcher.load(
                         plan, endpoint, self.lake.incoming_uri(run_id), spec, self.deadline, say
                     )
@@ -157,19 +198,23 @@ class _Attempt:
                 self.load_s = time.monotonic() - began
                 self.record["load_finished_at"] = records.timestamp()
             endpoint.check_alive()
-            after = self._read_metrics(endpoint, "after")
+            if not endpoint.scrape:
+                beside.collect(self.lake)
             records.add_facts(self.record, endpoint.facts)
         self._torn_down()
         say("phase", "checking the samples", {"phase": "verify"})
         shards = self.lake.verify_shards(run_id, plan.shard_count)
+        if endpoint.scrape:
+            beside.collect(self.lake, shards)
         records.add_shards(self.record, shards)
         if self.request.load.search_slo is not None:
             self.record["ladder"] = records.searched_ladder(self.request, shards)
-        rules = self._judge(self.lake.read_incoming(run_id), shards, before, after)
+        rules = self._judge(self.lake.read_incoming(run_id), shards, beside)
         self.record["validity"] = records.json_safe(rules)
         if (rule := first_void(rules)) is not None:
             raise RunVoid(f"The run is void by rule {rule}: {rules[rule]['text']}", self.record)
-        return self._commit(shards, [*before, *self.sampler.rows, *after])
+        self.hold.check()
+        return self._commit(shards, beside)
 
     def _spec(self) -> ServerSpec:
         request = self.request
@@ -183,36 +228,34 @@ class _Attempt:
             headers=request.headers,
             served_model_name=request.served_model_name,
             port=request.port,
+            shards=request.load.shards,
+            engine_image=request.engine_image,
+            model_commit=request.model_commit,
         )
 
-    def _read_metrics(self, endpoint: Endpoint, moment: str) -> list[dict[str, Any]]:
-        from accelbench_assets.bench.engine_counters import metric_rows
-
-        at: datetime = utc_now()
-        try:
-            texts = endpoint.read_metrics()
-        except (AccelBenchError, OSError) as error:
-            self.on_event("warning", f"The engine's metrics could not be read {moment} the load: {error}", {})
-            return []
-        for index, text in enumerate(texts.values()):
-            (self.work_dir / f"metrics-{moment}-{index}.prom").write_text(text, encoding="utf-8")
-        return metric_rows(self.request.run_id, at, texts)
+    def _dataset(self) -> str | None:
+        """The user's own requests, brought where the generator can read them."""
+        given = self.request.load.dataset
+        if given is None or not self.launcher.remote or "://" in given:
+            return given
+        path = Path(given)
+        return self.lake.put_incoming(self.request.run_id, f"dataset-{path.name}", path)
 
     def _judge(
         self,
         samples: pa.Table,
         shards: Sequence[Mapping[str, Any]],
-        before: list[dict[str, Any]],
-        after: list[dict[str, Any]],
+        beside: Beside,
     ) -> Rules:
         from accelbench_assets.bench.engine_counters import reconcile
+        from accelbench_assets.bench.rules.launching import launch_rules
         from accelbench_assets.bench.summary import evaluate
         from accelbench_assets.telemetry.headers import header_rule
         from accelbench_assets.telemetry.reduce import SideChannels
         from accelbench_assets.telemetry.rules import side_rules
 
         request, workload = self.request, self.request.workload
-        side = SideChannels(self.sampler.rows, self.sampler.accelerator_rows)
+        side = SideChannels(beside.rows, beside.accelerator_rows)
         frames, steps = evaluate(samples, shards, self.record, side)
         rules = judge(
             frames,
@@ -227,9 +270,12 @@ class _Attempt:
             canary_reference=self._canary_reference(),
         )
         hardware = [side.hardware(f.window.start_ns, f.window.end_ns) for f in frames]
-        seen, gaps = self.sampler.readings, self.sampler.gaps
-        rules |= reconcile(before, after, samples) | side_rules(steps, hardware, readings=seen, gaps=gaps)
-        return rules | header_rule(frames)
+        seen, gaps = beside.readings, beside.gaps
+        rules |= reconcile(beside.before, beside.after, samples)
+        rules |= side_rules(steps, hardware, readings=seen, gaps=gaps) | header_rule(frames)
+        if self.launcher.remote:
+            rules |= launch_rules(self.record, samples, accelerator_rows=len(beside.accelerator_rows))
+        return rules
 
     def _sources(self) -> Sequence[Source]:
         """What watches accelerators: this machine's own when the server runs on it."""
@@ -253,7 +299,7 @@ class _Attempt:
         ]
         return earlier[-1] if earlier else None  # newest first
 
-    def _commit(self, shards: Sequence[Mapping[str, Any]], metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    def _commit(self, shards: Sequence[Mapping[str, Any]], beside: Beside) -> dict[str, Any]:
         import pyarrow as pa
 
         from accelbench_assets.lake.tables import SCHEMAS
@@ -261,10 +307,10 @@ class _Attempt:
         self.on_event("phase", "committing", {"phase": "commit", "verdict": overall(self.record["validity"])})
         self.record["status"] = "succeeded"
         self._close_accounts()
-        self._keep_logs()
+        keep_logs(self.lake, self.request.run_id, self.work_dir, self.secrets, self.on_event)
         for name, rows in (
-            ("engine_metrics", metrics),
-            ("accelerator_metrics", self.sampler.accelerator_rows),
+            ("engine_metrics", [*beside.before, *beside.rows, *beside.after]),
+            ("accelerator_metrics", beside.accelerator_rows),
         ):
             if rows:
                 table = pa.Table.from_pylist(rows, schema=SCHEMAS[name])
@@ -283,13 +329,16 @@ class _Attempt:
         return found is not None and found["status"] == "succeeded"
 
     def end(self, error: BaseException) -> None:
-        """Record *error* as the attempt's end; raise it as ``RunFailed`` if it is an ordinary failure."""
-        status, code, text = self._classify(error)
+        """Record *error* as the attempt's end, once; raise it as ``RunFailed`` if it is an ordinary failure."""
+        if self.ended:
+            return
+        self.ended = True
+        status, code, text = classify(error, self.record["validity"], self.work_dir, self.secrets)
         self.record |= {"status": status, "failure_code": code, "failure_text": text[:_TEXT_LIMIT]}
         if self.record["torn_down_at"] is None:
             self._torn_down()
         self._close_accounts()
-        self._keep_logs()
+        keep_logs(self.lake, self.request.run_id, self.work_dir, self.secrets, self.on_event)
         unrecorded = ""
         try:
             self.lake.finish(self.record)
@@ -309,62 +358,17 @@ class _Attempt:
             failed.exit_code = getattr(error, "exit_code", 1)
             raise failed from error
 
-    def _classify(self, error: BaseException) -> tuple[str, str, str]:
-        """``(status, failure_code, failure_text)`` of the record."""
-        if isinstance(error, RunVoid):
-            return "void", first_void(self.record["validity"]) or "void", scrub(error.message, self.secrets)
-        if isinstance(error, LaunchError):
-            text = scrub(error.message, self.secrets)
-            if error.code == "deadline":
-                return "timed_out", "deadline", text
-            return (error.code if error.code in _STATUS_CODES else "failed"), error.code, text
-        if isinstance(error, AccelBenchError):
-            status, code = (
-                ("timed_out", "deadline") if isinstance(error, DeadlineExceeded) else ("failed", "error")
-            )
-            code = "lake" if isinstance(error, LakeError) else code
-            return status, code, scrub(error.message, self.secrets)
-        if isinstance(error, OSError):
-            code = "disk_full" if error.errno == errno.ENOSPC else "os_error"
-            return (
-                "failed",
-                code,
-                scrub(describe_os_error(error, "working in", str(self.work_dir)), self.secrets),
-            )
-        if isinstance(error, Exception):
-            text = f"An error inside AccelBench ended the run: {type(error).__name__}: {error}"
-            return "failed", "internal", scrub(text, self.secrets)
-        return "cancelled", "interrupted", "The run was cancelled before it was complete."
-
     def _torn_down(self) -> None:
         self.record["torn_down_at"] = records.timestamp()
 
     def _close_accounts(self) -> None:
         seconds = time.monotonic() - self.started
-        self.record["overhead_s"] = seconds - self.load_s
-        records.add_cost(self.record, self.request.usd_per_hour, seconds)
+        self.record["overhead_s"] = seconds - self.load_s - self.serve_s
+        estimate = self.request.estimate
+        usd_per_hour = self.request.usd_per_hour if estimate is None else float(estimate.usd_per_hour)
+        records.add_cost(self.record, usd_per_hour, seconds)
         self.record = records.clean(self.record, self.secrets)
-
-    def _keep_logs(self) -> None:
-        """Put every file of the run's folder into the lake, scrubbed; failing to is only a warning."""
-        if not self.work_dir.is_dir():
-            return
-        for path in sorted(p for p in self.work_dir.rglob("*") if p.is_file() and not p.is_symlink()):
-            try:
-                _scrub_file(path, self.secrets)
-                name = "-".join(path.relative_to(self.work_dir).parts)
-                self.lake.put_log(self.request.run_id, name, path)
-            except (AccelBenchError, OSError) as error:
-                self.on_event("warning", f"Log {path.name} could not be kept in the lake: {error}", {})
 
     def _clean_up(self) -> None:
         with contextlib.suppress(OSError):
             shutil.rmtree(self.work_dir)
-
-
-def _scrub_file(path: Path, secrets: Sequence[str]) -> None:
-    """Rewrite *path* as scrubbed UTF-8 text, the last 32 MiB of it."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _LOG_LIMIT))
-        text = file.read().decode("utf-8", "replace")
-    path.write_text(scrub(text, secrets), encoding="utf-8")

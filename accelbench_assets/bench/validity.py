@@ -58,7 +58,7 @@ def judge(
     if opened:
         rules["dispatch_delay"] = worst(map(load.dispatch_rule(demo), opened))
         rules["achieved_rate"] = worst(map(load.achieved, opened))
-    rules |= client.client(shards, demo=demo)
+    rules |= client.client(shards, demo=demo) | client.throttled(shards, demo=demo)
     rules["client_ceiling"] = client.ceiling(shards, demo=demo)
     rules["stamp_lag"] = client.stamps(shards)
     if fixed_output_length and frames:

@@ -109,36 +109,29 @@ def expanded(suite: Suite) -> tuple[BenchmarkCell, ...]:
 
 def cell_rows() -> list[dict[str, Any]]:
     """All cells by key, suites first, then what is only registered; states as in the mart ``coverage``."""
+    from accelbench_assets.lake.registry import CellEntry, read_entries
     from partitions.catalog import load_suites
 
     lake = STATE.lake()
-    registered = {cell.key_text: cell for cell in lake.cells()}
+    registered = {entry.cell_key: entry for entry in read_entries(lake.storage)}
     runs: dict[str, list[dict[str, Any]]] = {}
     for record in lake.run_records():
         runs.setdefault(str(record["cell_key"]), []).append(record)
     suites: dict[str, str] = {}
-    cells: dict[str, BenchmarkCell] = {}
+    cells: dict[str, CellEntry] = {}
     for name, suite in load_suites().items():
         for cell in expanded(suite):
-            cells.setdefault(cell.key_text, cell)
-            suites.setdefault(cell.key_text, name)
+            entry = CellEntry.of("", cell)
+            cells.setdefault(entry.cell_key, entry)
+            suites.setdefault(entry.cell_key, name)
     rows = []
-    for key, cell in {**cells, **registered}.items():
+    for key, entry in {**cells, **registered}.items():
         attempts = runs.get(key, [])
         origins = {str(run["origin"]) for run in attempts if run["status"] == "succeeded"}
         state = next((o for o in ORIGINS if o in origins), "failed" if attempts else "never_run")
         rows.append(
             {
-                "cell_key": key,
-                "cell_id": cell.cell_id,
-                "family": cell.family,
-                "model": cell.model,
-                "revision": cell.revision,
-                "instance": cell.instance,
-                "engine": cell.engine,
-                "engine_version": cell.engine_version,
-                "label": cell.deployment.label,
-                "workload": cell.workload,
+                **entry.parts(),
                 "suite": suites.get(key),
                 "registered": key in registered,
                 "state": state,
@@ -146,6 +139,24 @@ def cell_rows() -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def registered_cell(wanted: str) -> BenchmarkCell:
+    """The registered cell of this key, id, or beginning of an id. Raises ``UsageError`` naming ``--cell``."""
+    from accelbench_assets.lake.registry import read_entries
+    from partitions.cell import CellError
+
+    lake = STATE.lake()
+    try:
+        if "~" in wanted and (cell := lake.find_cell(wanted)) is not None:
+            return cell
+    except CellError as error:
+        raise UsageError(f"--cell: {error}.") from None
+    matching = [one for one in read_entries(lake.storage) if one.cell_id.startswith(wanted.lower())]
+    if len(matching) != 1:
+        what = "matches no registered cell" if not matching else f"matches {len(matching)} cells"
+        raise UsageError(f"--cell: {wanted!r} {what}.", hint="`accelbench cells list` lists them.")
+    return matching[0].cell()
 
 
 @app.command("show")
@@ -213,7 +224,9 @@ def sync(
     """Register a suite's cells in the lake and as partitions of their family. Never removes any."""
     format_ = chosen(fmt, as_json)
     wanted = expanded(chosen_suite(suite))
-    known = {cell.key_text for cell in STATE.lake().cells()}
+    from accelbench_assets.lake.registry import read_entries
+
+    known = {entry.cell_key for entry in read_entries(STATE.lake().storage)}
     rows = [
         {
             "suite": suite,

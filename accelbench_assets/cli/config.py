@@ -6,6 +6,8 @@ Does not belong here: the settings (``accelbench_assets.settings``).
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from pathlib import Path
 
@@ -23,14 +25,14 @@ def config(
     """Print the effective settings and their source: flag, environment, accelbench.toml or default."""
     format_ = chosen(fmt, as_json)
     in_file = _names_in_file(Path("accelbench.toml"))
-    environment = {name.upper() for name in os.environ}
     rows = []
     for name, value in STATE.settings.shown().items():
-        variable = f"ACCELBENCH_{name.upper()}"
+        variable = _variable(name)
         if name in STATE.flags:
             source = f"flag --{name.replace('_', '-')}"
-        elif variable in environment:
-            source = f"environment {variable}"
+        elif variable is not None:
+            # A variable's name says that it is one, and a narrow table has no room for more.
+            source = variable if format_ is Format.table else f"environment {variable}"
         elif name in in_file:
             source = "accelbench.toml"
         else:
@@ -40,9 +42,35 @@ def config(
     emit(rows, columns, format_)
 
 
+def _variable(name: str) -> str | None:
+    """The environment variable that sets *name* (``region``, ``kube.namespace``): its own, one of its entries, or
+    its group's JSON.
+    """
+    environment = {one.upper(): value for one, value in os.environ.items()}
+    group, _, field = name.upper().partition(".")
+    whole = f"ACCELBENCH_{group}"
+    own = f"{whole}__{field}" if field else whole
+    if own in environment:
+        return own
+    if not field:
+        return None
+    if (entry := next((one for one in sorted(environment) if one.startswith(f"{own}__")), None)) is not None:
+        return entry
+    with contextlib.suppress(ValueError):
+        document = json.loads(environment.get(whole, "null"))
+        if isinstance(document, dict) and field in {str(key).upper() for key in document}:
+            return whole
+    return None
+
+
 def _names_in_file(path: Path) -> set[str]:
     import tomllib
 
     if not path.is_file():
         return set()
-    return set(tomllib.loads(path.read_text(encoding="utf-8")))  # settings have validated it already
+    document = tomllib.loads(path.read_text(encoding="utf-8"))  # settings have validated it already
+    names = set(document)
+    for group, values in document.items():
+        if isinstance(values, dict):
+            names |= {f"{group}.{name}" for name in values}
+    return names

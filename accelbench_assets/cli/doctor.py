@@ -33,7 +33,7 @@ ONLINE_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line. ``path`` is ``local`` or ``cloud``; ``state`` is ``ok``, ``warn`` or ``missing``."""
+    """One line. ``path`` is ``local``, ``cloud`` or ``cluster``; ``state`` is ``ok``, ``warn`` or ``missing``."""
 
     path: str
     check: str
@@ -49,18 +49,30 @@ def doctor(
             "--online", help="Also make network calls: who the AWS credentials belong to, the lake."
         ),
     ] = False,
+    cluster: Annotated[
+        bool,
+        typer.Option(
+            "--cluster",
+            help="Also ask the cluster and the budget ledger; the default with the setting launcher = eks.",
+        ),
+    ] = False,
     fmt: FormatOption = Format.table,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Check this machine for the local path and for the cloud path. Exit 0 when the local path works.
+    """Check this machine for the local path, for the cloud path and, with --cluster, what launching on EKS needs.
 
-    JSON is one object: ok (the local path works), checks.
+    Exit 0 when the local path works, and with --cluster that one too. JSON is one object: ok (the same), checks.
     """
     format_ = chosen(fmt, as_json)
     checks = [*local_checks(), *cloud_checks(online)]
-    works = not any(c.state == "missing" for c in checks if c.path == "local")
+    if cluster or STATE.settings.launcher == "eks":
+        from accelbench_assets.cli.doctor_cluster import cluster_checks
+
+        checks += cluster_checks()
+    broken = [c.path for c in checks if c.state == "missing" and c.path != "cloud"]
+    works = not broken
     rows = [asdict(c) for c in checks]
     if format_ is Format.json:
         write_json({"ok": works, "checks": rows})
@@ -74,7 +86,7 @@ def doctor(
         ]
         emit(rows, columns, format_)
     if not works:
-        raise AccelBenchError("The local path does not work yet: see the lines marked missing.")
+        raise AccelBenchError(f"The {broken[0]} path does not work yet: see the lines marked missing.")
     STATE.note("The local path works: `accelbench demo`.")
 
 
@@ -140,8 +152,13 @@ def cloud_checks(online: bool) -> Iterator[Check]:
         "set" if token else "not set",
         "" if token else "export HF_TOKEN=… (gated models only)",
     )
+    allowed = STATE.settings.launcher == "eks"
     yield Check(
-        "cloud", "EKS launcher", "missing", "not in this version", "benchmark `local` and --endpoint for now"
+        "cloud",
+        "EKS launcher",
+        "ok" if allowed else "warn",
+        "allowed" if allowed else "switched off (setting launcher)",
+        "" if allowed else "`accelbench doctor --cluster`, then ACCELBENCH_LAUNCHER=eks",
     )
 
 

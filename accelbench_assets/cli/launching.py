@@ -37,7 +37,7 @@ def attempt_lock(folder: Path, run_id: str) -> Iterator[tuple[int, dict[str, Any
     The attempt counts as alive while either process lives, so nobody reaps a run whose command line was
     killed but whose child is still cleaning up. The kernel drops the lock with the last of them.
     """
-    from accelbench_assets.launch.host import host_fingerprint
+    from accelbench_assets.launch.locks import describe_lock
 
     path = folder / "locks" / f"{run_id}.attempt.lock"
     try:
@@ -47,7 +47,7 @@ def attempt_lock(folder: Path, run_id: str) -> Iterator[tuple[int, dict[str, Any
         raise LakeError(describe_os_error(error, "making the run's lock", str(path))) from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        yield handle, {"host_fingerprint": host_fingerprint(), "pid": os.getpid(), "lock": str(path)}
+        yield handle, describe_lock(path)
     finally:
         path.unlink(missing_ok=True)
         os.close(handle)
@@ -121,6 +121,7 @@ CANCELLED = {
 def as_run_request(target: Target, request: Mapping[str, Any]) -> RunRequest:
     """The request as the domain knows it, for the record that registers the attempt."""
     from accelbench_assets.bench.request import LoadOptions, RunRequest
+    from partitions.cell import OWN_FAMILIES
 
     same = (
         *("model_id", "evidence_level", "run_id", "seed", "deadline_s", "reproduce_command", "endpoint_url"),
@@ -129,7 +130,8 @@ def as_run_request(target: Target, request: Mapping[str, Any]) -> RunRequest:
     return RunRequest(
         cell=target.cell,
         workload=target.workload,
-        launcher_name="endpoint" if request["endpoint_url"] else "local",
+        launcher_name=target.cell.family if target.cell.family in OWN_FAMILIES else "eks",
+        requested_by=request.get("requested_by"),
         home=STATE.settings.home,
         load=LoadOptions(**request["load"]),
         **{name: request[name] for name in same},

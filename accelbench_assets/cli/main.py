@@ -7,6 +7,7 @@ Does not belong here: any command. Nothing heavy may be imported here or at the 
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import signal
 import sys
@@ -18,14 +19,16 @@ from typing import Annotated
 import typer
 
 from accelbench_assets.cli import cells, state
+from accelbench_assets.cli.cancel import cancel
 from accelbench_assets.cli.compare import compare
 from accelbench_assets.cli.config import config
 from accelbench_assets.cli.demo import demo
 from accelbench_assets.cli.doctor import doctor
 from accelbench_assets.cli.import_ import import_results
 from accelbench_assets.cli.query import query
+from accelbench_assets.cli.reap import reap
 from accelbench_assets.cli.run import run
-from accelbench_assets.cli.runs import logs, reap, runs, show
+from accelbench_assets.cli.runs import logs, runs, show
 from accelbench_assets.cli.sql import sql
 from accelbench_assets.cli.trials import trials
 from accelbench_assets.cli.ui import ui
@@ -46,10 +49,11 @@ app = typer.Typer(
 )
 COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (demo, "The whole job on this machine, in about two minutes."),
-    (run, "Benchmark a model here, or a server behind a URL."),
+    (run, "Benchmark a model here, on EC2, or a server behind a URL."),
     (runs, "List runs, whatever became of them."),
     (show, "Everything known of one run."),
     (logs, "List or print the logs kept beside a run."),
+    (cancel, "End a run that is under way."),
     (reap, "Close runs whose process died."),
     (query, "Search the catalog of results."),
     (compare, "Put two to four runs side by side."),
@@ -140,7 +144,8 @@ def _terminable() -> Iterator[None]:
 def _run(argv: list[str] | None) -> int:
     try:
         # Not standalone: the exit codes and texts are ours.
-        answer = typer.main.get_command(app).main(argv, prog_name="accelbench", standalone_mode=False)
+        lean = _with_only(_command_of(sys.argv[1:] if argv is None else argv))
+        answer = typer.main.get_command(lean).main(argv, prog_name="accelbench", standalone_mode=False)
         return answer if isinstance(answer, int) else 0
     except AccelBenchError as error:
         print(f"error: {error.message}", file=sys.stderr)
@@ -166,6 +171,36 @@ def _run(argv: list[str] | None) -> int:
         raise
     except Exception as error:
         return unexpected(error)
+
+
+def _command_of(words: Sequence[str]) -> str | None:
+    """The command that *words* name; ``None`` where the list of all commands may be needed."""
+    rest = iter(words)
+    for word in rest:
+        if word in ("--home", "--lake"):
+            next(rest, None)
+        elif word in ("-h", "--help"):
+            return None
+        elif not word.startswith("-"):
+            return word
+    return None
+
+
+def _with_only(name: str | None) -> typer.Typer:
+    """The command line with the command *name* alone: reading the options of the others would take a tenth of a second.
+    With all of them if there is none of this name.
+    """
+    commands = [c for c in app.registered_commands if (c.name or _name_of(c.callback)) == name]
+    groups = [group for group in app.registered_groups if group.name == name]
+    if not commands and not groups:
+        return app
+    lean = copy.copy(app)
+    lean.registered_commands, lean.registered_groups = commands, groups
+    return lean
+
+
+def _name_of(callback: Callable[..., object] | None) -> str | None:
+    return None if callback is None else callback.__name__.replace("_", "-")
 
 
 def traceback_to_stderr(error: Exception) -> None:

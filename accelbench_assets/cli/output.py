@@ -31,6 +31,8 @@ WRAPPED_WIDTH = 30
 """A column that may wrap is given at least this many characters."""
 WIDTH_WITHOUT_TERMINAL = 200
 """Columns of a table that goes to a file or pipe, where nothing needs to be cut for a screen."""
+LONG_TABLE = 200
+"""Tables of more rows than this are written without colours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,14 @@ class Column:
     wrap: bool = False
 
 
+_SIMPLE = frozenset({str, int, bool, type(None)})
+"""What JSON knows as it is."""
+
+
 def plain(value: Any) -> Any:
     """*value* as JSON knows it: no NaN, no infinity, times in UTC ISO 8601."""
+    if value is None or isinstance(value, (str, int, bool)):  # nearly all of them, so they come first
+        return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, datetime):
@@ -62,8 +70,6 @@ def plain(value: Any) -> Any:
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(v) for v in value]
-    if value is None or isinstance(value, (str, int, bool)):
-        return value
     if hasattr(value, "item"):
         return plain(value.item())
     return str(value)
@@ -76,9 +82,10 @@ def write_json(document: Mapping[str, Any]) -> None:
 
 def write_json_rows(rows: Iterable[Mapping[str, Any]]) -> None:
     """A listing: ``{"rows": [...]}``, streamed, one row a line."""
-    separator = '{"rows": [\n'
+    separator, encode = '{"rows": [\n', json.JSONEncoder(ensure_ascii=False).encode
     for row in rows:
-        sys.stdout.write(separator + json.dumps(plain(row), ensure_ascii=False))
+        simple = _SIMPLE.issuperset(map(type, row.values()))
+        sys.stdout.write(separator + encode(row if simple else plain(row)))
         separator = ",\n"
     sys.stdout.write('{"rows": []}\n' if separator.startswith("{") else "\n]}\n")
 
@@ -150,13 +157,36 @@ def console(*, stderr: bool = False) -> Console:
     return Console(file=stream, width=width, highlight=False, emoji=False, markup=False, soft_wrap=False)
 
 
-def fit(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> list[int]:
-    """Indexes of the columns that fit *width*; the highest ``keep`` is dropped first, from the right."""
+def _width() -> int:
+    """Columns that a table on stdout may take."""
+    if not sys.stdout.isatty() and not os.environ.get("COLUMNS", "").isdigit():
+        return WIDTH_WITHOUT_TERMINAL
+    return console().width
+
+
+def cell_width(text: str) -> int:
+    """Columns of a terminal that *text* takes."""
+    if text.isascii():
+        return len(text)
     from rich.cells import cell_len
 
+    return cell_len(text)
+
+
+def natural_widths(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> list[int]:
+    """The width that each column needs for its title and all its cells on one line."""
+    texts = _columns(columns, cells)
+    return [max([cell_width(c.title), *map(cell_width, t)]) for c, t in zip(columns, texts, strict=True)]
+
+
+def _columns(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> Iterable[Sequence[str]]:
+    return zip(*cells, strict=True) if cells else [() for _ in columns]
+
+
+def fit(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Indexes of the columns that fit *width*; the highest ``keep`` is dropped first, from the right."""
     widest = []
-    for i, column in enumerate(columns):
-        natural = max(cell_len(column.title), *(cell_len(row[i]) for row in cells), 0)
+    for column, natural in zip(columns, natural_widths(columns, cells), strict=True):
         widest.append(min(natural, WRAPPED_WIDTH) if column.wrap else natural)
     left = list(range(len(columns)))
     while sum(widest[i] for i in left) + GAP * (len(left) - 1) > width:
@@ -171,26 +201,50 @@ def write_table(
     columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], *, title: str | None = None
 ) -> list[str]:
     """A table that fits the terminal; returns the headings of the columns that had no room."""
+    cells = [[shown(row.get(c.name), c.kind) for c in columns] for row in rows]
+    kept = fit(columns, cells, _width())
+    dropped = [columns[i].title for i in range(len(columns)) if i not in kept]
+    if len(rows) > LONG_TABLE and not any(columns[i].wrap for i in kept):
+        _write_long_table([columns[i] for i in kept], [[row[i] for i in kept] for row in cells], title)
+        return dropped
     from rich.text import Text
 
-    out = console()
-    cells = [[shown(row.get(c.name), c.kind) for c in columns] for row in rows]
-    kept = fit(columns, cells, out.width)
-    table = new_table()
+    out, table = console(), new_table()
+    yielding = any(columns[i].wrap for i in kept)
     for i in kept:
         column = columns[i]
         table.add_column(
             Text(column.title),
             justify="left" if column.kind in ("text", "time") else "right",
             overflow="fold",
-            no_wrap=not column.wrap and column.keep > 0,
+            no_wrap=not column.wrap and (column.keep > 0 or yielding),
         )
     for row_cells in cells:
         table.add_row(*(styled(row_cells[i]) for i in kept))
     if title:
         out.print(Text(title, style="bold"))
     out.print(table)
-    return [columns[i].title for i in range(len(columns)) if i not in kept]
+    return dropped
+
+
+def _write_long_table(
+    columns: Sequence[Column], cells: Sequence[Sequence[str]], title: str | None = None
+) -> None:
+    """The same lines without colours: laying out 5,000 rows for a terminal would take seconds."""
+    widths = natural_widths(columns, cells)
+    right = [column.kind not in ("text", "time") for column in columns]
+
+    def padded(text: str, width: int, to_right: bool) -> str:
+        space = " " * (width - cell_width(text))
+        return space + text if to_right else text + space
+
+    def line(texts: Sequence[str]) -> str:
+        return (" " * GAP).join(map(padded, texts, widths, right)).rstrip() + "\n"
+
+    sys.stdout.write(f"{title}\n" if title else "")
+    sys.stdout.write(line([column.title for column in columns]))
+    sys.stdout.write("─" * (sum(widths) + GAP * (len(widths) - 1)) + "\n")
+    sys.stdout.writelines(line(row) for row in cells)
 
 
 def new_table() -> Table:

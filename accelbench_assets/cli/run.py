@@ -1,7 +1,7 @@
 """``accelbench run``: one benchmark of one cell, from flags to the results table.
 
-Belongs here: the command's flags and its dry run.
-Does not belong here: their checks (``target``), the attempt (``launching``).
+Belongs here: the command's flags, and the command line that repeats the run.
+Does not belong here: their checks (``target``), the dry run (``dryrun``), the attempt (``launching``).
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import secrets
 import shlex
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from accelbench_assets.cli.options import DebugOption, Format, FormatOption, JsonOption, QuietOption, chosen
 from accelbench_assets.cli.state import STATE, home
 from accelbench_assets.cli.target import DEFAULT_MODEL, Flags, Target, resolve
-from accelbench_assets.cli.target_load import DEFAULT_WORKLOAD, planned_seconds
+from accelbench_assets.cli.target_load import DEFAULT_WORKLOAD
 from accelbench_assets.errors import AccelBenchError, UsageError
 from accelbench_assets.scrub import scrub
 
@@ -60,13 +60,29 @@ def run(
             f"default: {DEFAULT_MODEL}.",
         ),
     ] = None,
+    model_revision: Annotated[
+        str | None,
+        typer.Option(
+            "--model-revision",
+            metavar="COMMIT",
+            help="EC2 only: commit of the model's repository; default: the catalog's.",
+        ),
+    ] = None,
     instance: Annotated[
-        str, typer.Option("--instance", help="Where the model is served; only `local` in this version.")
+        str,
+        typer.Option(
+            "--instance", help="Where the model is served: `local`, or an EC2 type such as g6e.xlarge."
+        ),
     ] = "local",
-    engine: Annotated[str | None, typer.Option("--engine", help="llamacpp (default) or vllm.")] = None,
+    engine: Annotated[
+        str | None, typer.Option("--engine", help="llamacpp (default here) or vllm (EC2 has only this one).")
+    ] = None,
     engine_version: Annotated[
         str | None,
-        typer.Option("--engine-version", help="Refuse to run another version; for endpoints that hide it."),
+        typer.Option(
+            "--engine-version",
+            help="EC2: version to start (default: the suites'). Elsewhere: refuse to run another; names an endpoint's.",
+        ),
     ] = None,
     tp: Annotated[int, typer.Option("--tp", min=1, help="Tensor parallel degree.")] = 1,
     quantization: Annotated[
@@ -133,6 +149,12 @@ def run(
         int,
         typer.Option("--workers", min=1, max=64, help="Load generator processes that share one schedule."),
     ] = 1,
+    shards: Annotated[
+        int,
+        typer.Option(
+            "--shards", min=1, max=64, help="EC2 only: load generators, each a pod, that share one schedule."
+        ),
+    ] = 1,
     canary: Annotated[
         bool,
         typer.Option("--canary", help="After the load, check 64 short answers against an earlier run's."),
@@ -157,7 +179,10 @@ def run(
     ] = None,
     launcher: Annotated[
         str | None,
-        typer.Option("--launcher", help="local; eks comes in a later version. Default: setting launcher."),
+        typer.Option(
+            "--launcher",
+            help="eks: launching EC2 instances, which costs money, is allowed. Default: setting launcher.",
+        ),
     ] = None,
     endpoint: Annotated[
         str | None,
@@ -205,10 +230,23 @@ def run(
     ] = 1,
     cell: Annotated[
         str | None,
-        typer.Option("--cell", metavar="KEY", help="Run a registered local cell again, by its key or id."),
+        typer.Option(
+            "--cell", metavar="KEY", help="Run a registered cell (not an endpoint's) again, by its key or id."
+        ),
     ] = None,
+    allow_misfit: Annotated[
+        bool,
+        typer.Option(
+            "--allow-misfit",
+            help="EC2 only: start even what cannot fit by the rule, to record that it does not.",
+        ),
+    ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, print the cell and the plan, start nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Check everything, print the cell and the plan (EC2: the manifests and the cost), start nothing.",
+        ),
     ] = False,
     publish: Annotated[
         bool,
@@ -221,16 +259,17 @@ def run(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Benchmark one model on this machine, or a server behind a URL.
+    """Benchmark one model on this machine, on an EC2 instance by way of EKS, or a server behind a URL.
 
     The evidence level follows from the workload; --concurrency and --rate make a workload of their own. JSON
     is one object: run (the record), steps (each with its percentiles), slo, cost, paths. With --dry-run:
-    cell_key, cell, workload, ladder, planned_s, deadline_s, request.
+    cell_key, cell, workload, ladder, planned_s, deadline_s, request; for an EC2 instance also manifests, estimate.
     """
     format_ = chosen(fmt, as_json)
     drawn = None if seed is not None else secrets.randbits(32)
     flags = Flags(
         model=model,
+        model_revision=model_revision,
         instance=instance,
         engine=engine,
         engine_version=engine_version,
@@ -250,6 +289,8 @@ def run(
         slo=slo,
         dataset=dataset,
         workers=workers,
+        shards=shards,
+        allow_misfit=allow_misfit,
         canary=canary,
         api=api,
         http2=http2,
@@ -261,7 +302,7 @@ def run(
         api_key_env=api_key_env,
         headers=tuple(header or ()),
         port=port,
-        usd_per_hour=checked_price(usd_per_hour, own_machine=endpoint is None),
+        usd_per_hour=checked_price(usd_per_hour),
         seed=next(s for s in (seed, drawn) if s is not None),
         deadline=deadline,
         cell=cell,
@@ -273,6 +314,8 @@ def run(
             0, f"No --model, --cell or --endpoint was given: this is model {target.cell.model}{load}."
         )
     if dry_run:
+        from accelbench_assets.cli.dryrun import show_plan
+
         show_plan(target, format_)
         return
     if trials > 1 and format_ is not Format.table:
@@ -306,80 +349,10 @@ def _launch(target: Target, trials: int, drawn_seed: int | None, *, publish: boo
         raise failure
 
 
-def checked_price(usd_per_hour: float | None, *, own_machine: bool = True) -> float | None:
-    """The declared price, within the bounds of the setting of the same name. The setting is the price of this
-    machine, so it is the default only where *own_machine* is measured.
-    """
-    if usd_per_hour is None:
-        return STATE.settings.usd_per_hour if own_machine else None
-    if not 0 < usd_per_hour < 100_000:
+def checked_price(usd_per_hour: float | None) -> float | None:
+    """The declared price, within the bounds of the setting of the same name."""
+    if usd_per_hour is not None and not 0 < usd_per_hour < 100_000:
         raise UsageError(
             f"--usd-per-hour: {usd_per_hour:g} is not a price between 0 and 100,000 USD an hour."
         )
     return usd_per_hour
-
-
-def plan_document(target: Target) -> dict[str, Any]:
-    """The JSON document of ``run --dry-run``."""
-    cell, workload = target.cell, target.workload
-    return {
-        "cell_key": cell.key_text,
-        "cell_id": cell.cell_id,
-        "cell": cell.to_dict(),
-        "workload_id": workload.id,
-        "workload_hash": workload.hash,
-        "evidence_level": workload.evidence_level,
-        "ladder": [{"load_kind": k, "load_value": v, "arrival": a} for k, v, a in workload.ladder],
-        "warmup_s": workload.warmup_s,
-        "window_s": workload.window_s,
-        "tail_s": workload.tail_s,
-        "planned_s": planned_seconds(workload, search=target.request["load"]["search_slo"] is not None),
-        "deadline_s": target.request["deadline_s"],
-        "request": target.request,
-    }
-
-
-def show_plan(target: Target, fmt: Format) -> None:
-    """What a run would do; nothing is started or written."""
-    from accelbench_assets.cli.output import Column, console, emit, write_json
-    from accelbench_assets.cli.progress import load_label
-
-    document = plan_document(target)
-    for note in target.notes:
-        STATE.note(note)
-    if fmt is Format.json:
-        write_json(document)
-        return
-    steps = ", ".join(load_label(k, v) for k, v, _ in target.workload.ladder)
-    if (objective := target.request["load"]["search_slo"]) is not None:
-        from accelbench_assets.bench.slo import slo_id
-
-        steps = f"a search for the capacity within {slo_id(objective)}, usually some 19 steps"
-    times = [f"{document[name]:g} s" for name in ("warmup_s", "window_s", "tail_s")]
-    each = "{} warm-up + {} window + up to {} tail".format(*times)
-    server = target.request.get("endpoint_url")
-    engine = f"{target.cell.engine} {target.cell.engine_version}"
-    rows = [
-        {"what": "cell", "value": target.cell.key_text},
-        {
-            "what": "workload",
-            "value": f"{document['workload_id']} (evidence level {document['evidence_level']})",
-        },
-        {"what": "steps", "value": f"{steps}; each {each}"},
-        {
-            "what": "time",
-            "value": f"about {document['planned_s']:.0f} s of load, deadline {document['deadline_s']:.0f} s",
-        },
-        {
-            "what": "would",
-            "value": f"measure {engine} at {server}" if server else f"start {engine} on this machine",
-        },
-        {"what": "lake", "value": STATE.settings.lake_url},
-    ]
-    if fmt is Format.csv:
-        emit(rows, [Column("what", "what"), Column("value", "value")], fmt)
-        return
-    out = console()
-    for row in rows:
-        out.print(f"{row['what']:9} {row['value']}", soft_wrap=True)
-    STATE.note("dry run: nothing was started.")

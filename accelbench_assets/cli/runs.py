@@ -313,24 +313,3 @@ def logs(
         write_json({"run_id": run_id, "name": name, "text": text})
     else:
         sys.stdout.write(text if text.endswith("\n") or not text else text + "\n")
-
-
-def reap(
-    fmt: FormatOption = Format.table,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
-) -> None:
-    """Close runs of this machine whose process died without a record (every `run` and `runs` does it too)."""
-    format_ = chosen(fmt, as_json)
-    from accelbench_assets.cli.results import reap_dead
-
-    reaped = reap_dead(STATE.lake())
-    columns = [Column("run_id", "run"), Column("status", "status"), Column("cell_key", "cell", keep=1)]
-    emit(
-        reaped,
-        columns,
-        format_,
-        fields=("run_id", "status", "cell_key", "requested_at"),
-        empty="Nothing to close.",
-    )

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from loadgen.workloads import Workload
     from partitions.cell import BenchmarkCell
 
-NO_EKS = (
-    "Launching on EKS is not in this version yet; this machine (local) and --endpoint URL can be measured."
-)
 DEFAULT_MODEL = "smollm2-135m-instruct"
 """The demo's model, which every installation has."""
 ALLOWANCE_S = {"llamacpp": 120.0, "vllm": 300.0, "endpoint": 60.0}
@@ -41,6 +38,7 @@ class Flags:
     """What the user typed; see ``run`` for the meaning of each."""
 
     model: str | None = None
+    model_revision: str | None = None
     instance: str = "local"
     engine: str | None = None
     engine_version: str | None = None
@@ -60,6 +58,8 @@ class Flags:
     find_capacity: bool = False
     dataset: str | None = None
     workers: int = 1
+    shards: int = 1
+    allow_misfit: bool = False
     canary: bool = False
     api: str | None = None
     http2: bool = False
@@ -142,7 +142,8 @@ def check_endpoint(url: str) -> str:
 def resolve(flags: Flags, home: Path, *, prepare: bool) -> Target:
     """Check everything and find out what the cell key needs. May contact the --endpoint, starts no server.
 
-    With *prepare*, an engine's environment that can be made is made. Raises ``UsageError`` naming the flag,
+    With *prepare* a run is to follow: an engine's environment that can be made is made, and launching a rented machine
+    must be allowed. Raises ``UsageError`` naming the flag,
     ``LaunchError`` when the endpoint or the local engine is not there.
     """
     check_api_key_env(flags.api_key_env)
@@ -150,9 +151,18 @@ def resolve(flags: Flags, home: Path, *, prepare: bool) -> Target:
     launcher = flags.launcher or STATE.settings.launcher
     if launcher not in ("local", "eks"):
         raise UsageError(f"--launcher: {launcher!r} is neither local nor eks.")
-    if launcher == "eks":
-        where = "--launcher eks" if flags.launcher else "--launcher eks (from the setting launcher)"
-        raise UsageError(f"{where}: {NO_EKS}")
+    rented = flags.endpoint is None and flags.cell is None and is_rented(flags.instance)
+    if flags.launcher == "eks" and flags.cell is None and not rented:
+        what = (
+            "--endpoint is a server that runs already"
+            if flags.endpoint
+            else "--instance local is this machine"
+        )
+        raise UsageError(
+            f"--launcher eks: {what}, so there is nothing to launch.", hint="Leave --launcher out."
+        )
+    if not rented and flags.cell is None:
+        _refuse_eks_flags(flags)
     if flags.endpoint is None and (flags.api_key_env or headers):
         raise UsageError(
             f"{'--api-key-env' if flags.api_key_env else '--header'} only makes sense with --endpoint URL."
@@ -160,7 +170,12 @@ def resolve(flags: Flags, home: Path, *, prepare: bool) -> Target:
     if flags.cell is not None:
         said = {
             "--model": flags.model,
+            "--model-revision": flags.model_revision,
             "--engine": flags.engine,
+            "--tp": None if flags.tp == 1 else flags.tp,
+            "--replicas": None if flags.replicas == 1 else flags.replicas,
+            "--quantization": flags.quantization,
+            "--max-model-len": flags.max_model_len,
             "--workload": flags.workload,
             **own_load(flags),
         }
@@ -171,10 +186,12 @@ def resolve(flags: Flags, home: Path, *, prepare: bool) -> Target:
                 "--slo goes with --find-capacity here: the cell's workload has its own objective."
             )
         if flags.endpoint is None:
-            from accelbench_assets.cli.target_local import registered_target
-
             return registered_target(flags, prepare=prepare)
     workload = choose_workload(flags)
+    if rented:
+        from accelbench_assets.cli.target_eks import eks_target
+
+        return eks_target(flags, workload, start=prepare)
     if flags.endpoint is not None:
         from accelbench_assets.cli.target_endpoint import endpoint_target
 
@@ -184,31 +201,70 @@ def resolve(flags: Flags, home: Path, *, prepare: bool) -> Target:
     return local_target(flags, workload, home, prepare=prepare)
 
 
-def check_this_machine(instance: str) -> str:
-    """``local`` or this machine's own id; AWS types are refused with the reason, unknown names with near
-    ones.
-    """
+def is_rented(instance: str) -> bool:
+    """Whether *instance* is an EC2 type; ``UsageError`` with near names for what is no instance at all."""
     from accelbench_assets.launch.host import local_instance
-
-    own = local_instance()
-    if instance in ("local", own):
-        return own
     from partitions.catalog import load_instances
-    from partitions.cell import CellError, family_of
+    from partitions.cell import OWN_FAMILIES, CellError, family_of
 
+    if instance in ("local", local_instance()):
+        return False
     try:
-        family = family_of(instance)
+        return family_of(instance) not in OWN_FAMILIES
     except CellError:
         raise UsageError(
             f"--instance: {instance!r} is unknown. {near(instance, ['local', *load_instances()])}"
         ) from None
-    if family == "local":
-        raise UsageError(f"--instance: {instance} is another machine; this one is {own}.")
-    if family == "endpoint":
+
+
+def _refuse_eks_flags(flags: Flags) -> None:
+    """Refuse flags that mean something only on a rented machine."""
+    if flags.shards > 1:
+        raise UsageError("--shards: only a run on EKS has several hosts for generators; here, --workers N.")
+    if flags.model_revision is not None:
         raise UsageError(
-            "--instance: a foreign server is measured with --endpoint URL, not by its instance name."
+            "--model-revision: only a run on EKS fetches the model; here its files say what they are."
         )
-    raise UsageError(f"--instance {instance}: {NO_EKS}")
+    if flags.allow_misfit:
+        raise UsageError("--allow-misfit: only a run on EKS is checked for fitting its instance.")
+
+
+def check_this_machine(instance: str) -> str:
+    """This machine's own id; another machine's or a foreign server's is refused."""
+    from accelbench_assets.launch.host import local_instance
+    from partitions.cell import family_of
+
+    own = local_instance()
+    if instance in ("local", own):
+        return own
+    if family_of(instance) == "local":
+        raise UsageError(f"--instance: {instance} is another machine; this one is {own}.")
+    raise UsageError(
+        "--instance: a foreign server is measured with --endpoint URL, not by its instance name."
+    )
+
+
+def registered_target(flags: Flags, *, prepare: bool) -> Target:
+    """The target of a cell that is in the lake's registry. Raises ``UsageError`` naming ``--cell``."""
+    from accelbench_assets.cli.cells import registered_cell
+    from loadgen import workloads
+
+    cell = registered_cell(str(flags.cell))
+    if cell.workload not in workloads.names():
+        raise UsageError(
+            f"--cell: its workload {cell.workload} is not one of the packaged ones; run it by its flags."
+        )
+    workload = workloads.load(cell.workload)
+    if is_rented(cell.instance):
+        from accelbench_assets.cli.target_eks import eks_cell_target
+
+        return eks_cell_target(flags, cell, workload, start=prepare)
+    if flags.launcher == "eks":
+        raise UsageError(f"--launcher eks: cell {cell.cell_id} is not one of an EC2 instance.")
+    _refuse_eks_flags(flags)
+    from accelbench_assets.cli.target_local import local_cell_target
+
+    return local_cell_target(flags, cell, workload, prepare=prepare)
 
 
 def request_document(

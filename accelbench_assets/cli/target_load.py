@@ -144,6 +144,8 @@ def load_document(flags: Flags, workload: Workload) -> dict[str, Any]:
             )
         if flags.workers > 1:
             raise UsageError("--workers: a capacity search decides after every step, in one process.")
+        if flags.shards > 1:
+            raise UsageError("--shards: a capacity search decides after every step, in one generator.")
         search = dict(objective)
     if flags.dataset is not None and not Path(flags.dataset).is_file():
         raise UsageError(f"--dataset: there is no file {flags.dataset}.")
@@ -151,6 +153,7 @@ def load_document(flags: Flags, workload: Workload) -> dict[str, Any]:
         raise UsageError("--proxy-env: no environment variable of that name is set.")
     return {
         "workers": flags.workers,
+        "shards": flags.shards,
         "dataset": str(Path(flags.dataset).resolve()) if flags.dataset else None,
         "search_slo": search,
         "canary": flags.canary,
@@ -191,6 +194,7 @@ def check_deadline(flags: Flags, workload: Workload, allowance_s: float) -> floa
     if planned > MAX_LOAD_S and not flags.find_capacity:
         raise UsageError(
             f"This is {planned / 60:.0f} minutes of load, more than the 30 an on-demand run has by default.",
-            hint="Give --deadline SECONDS, fewer steps or a shorter --duration.",
+            hint=f"Give --deadline SECONDS (such as {max(7200.0, planned + allowance_s):.0f}), fewer steps or a "
+            "shorter --duration.",
         )
     return min(7200.0, allowance_s + min(1.5 * planned, MAX_LOAD_S if flags.find_capacity else 7200.0))

@@ -15,7 +15,6 @@ from accelbench_assets.cli.options import near
 from accelbench_assets.cli.state import STATE
 from accelbench_assets.cli.target import (
     ALLOWANCE_S,
-    NO_EKS,
     Flags,
     Target,
     check_this_machine,
@@ -45,7 +44,7 @@ def local_target(flags: Flags, workload: Workload, home: Path, *, prepare: bool)
     if name not in ENGINES:
         raise UsageError(f"--engine: {name!r} is unknown here. {near(name, list(ENGINES))}")
     if flags.tp != 1:
-        raise UsageError(f"--tp {flags.tp}: this machine has no accelerators to split a model over. {NO_EKS}")
+        raise UsageError(f"--tp {flags.tp}: this machine has no accelerators to split a model over.")
     model = flags.model or DEMO_MODEL
     _check_weights(name, model, home, prepare=prepare)
     found = local_target(name, model, home)
@@ -74,31 +73,12 @@ def local_target(flags: Flags, workload: Workload, home: Path, *, prepare: bool)
     return _target(flags, cell, workload)
 
 
-def registered_target(flags: Flags, *, prepare: bool) -> Target:
-    """The target of a cell of this machine that is in the lake's registry. Raises ``UsageError`` naming
-    ``--cell``.
-    """
-    from loadgen import workloads
-    from partitions.cell import CellError
-
-    lake, wanted = STATE.lake(), str(flags.cell)
-    try:
-        cell = lake.find_cell(wanted) if "~" in wanted else None
-    except CellError as error:
-        raise UsageError(f"--cell: {error}.") from None
-    matching = [cell] if cell else [c for c in lake.cells() if c.cell_id.startswith(wanted.lower())]
-    if len(matching) != 1:
-        what = "matches no registered cell" if not matching else f"matches {len(matching)} cells"
-        raise UsageError(f"--cell: {wanted!r} {what}.", hint="`accelbench cells list` lists them.")
-    cell = matching[0]
+def local_cell_target(flags: Flags, cell: BenchmarkCell, workload: Workload, *, prepare: bool) -> Target:
+    """The target of a registered *cell* of this machine. Raises ``UsageError`` naming ``--instance``."""
     check_this_machine(cell.instance)
-    if cell.workload not in workloads.names():
-        raise UsageError(
-            f"--cell: its workload {cell.workload} is not one of the packaged ones; run it by its flags."
-        )
     if cell.engine == "vllm" and prepare:
         prepare_vllm(STATE.settings.home)
-    return _target(flags, cell, workloads.load(cell.workload))
+    return _target(flags, cell, workload)
 
 
 def _target(flags: Flags, cell: BenchmarkCell, workload: Workload) -> Target:
@@ -114,7 +94,8 @@ def _target(flags: Flags, cell: BenchmarkCell, workload: Workload) -> Target:
         workload,
         model_id=known.model_id if known else cell.model,
         deadline_s=check_deadline(flags, workload, ALLOWANCE_S.get(cell.engine, 120.0)),
-        more={},
+        # The setting is this machine's price, nobody else's.
+        more={"usd_per_hour": flags.usd_per_hour or STATE.settings.usd_per_hour},
     )
     return Target(cell, workload, request)
 

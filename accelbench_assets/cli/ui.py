@@ -39,6 +39,8 @@ def ui(
     home()
     os.environ["DAGSTER_HOME"] = str(prepare_dagster_home(STATE.settings))
     os.environ.setdefault("ACCELBENCH_HOME", str(STATE.settings.home))
+    if STATE.settings.pools.limits:
+        apply_pools()
     STATE.note(f"Dagster UI: http://127.0.0.1:{port}  (lake {STATE.settings.lake_url}; Ctrl-C ends it)")
     sys.stdout.flush()
     command = [
@@ -52,6 +54,17 @@ def ui(
         "127.0.0.1",
     ]
     os.execv(sys.executable, [*command, "-p", str(port)])  # noqa: S606 - our own interpreter
+
+
+def apply_pools() -> None:
+    """Tell the instance how many runs of a family may be under way at once, before its daemon starts any."""
+    from accelbench_assets.cli.child import run_child
+    from accelbench_assets.cli.progress import ProgressView
+
+    command = ["-m", "accelbench_assets.defs.tasks", "pools"]
+    end = run_child(command, view=ProgressView(()), log=home() / "logs" / "pools.log")
+    if error := end.failure("Setting the pools"):
+        raise error
 
 
 def port_free(port: int) -> bool:

@@ -7,20 +7,27 @@ Pools are per asset definition, not per partition, so each accelerator family ha
 with the in-process executor a retry swallows the signal that should end the run, and would start the server anew.
 """
 
+from collections.abc import Mapping
+from datetime import UTC
+from typing import Any
+
 import dagster as dg
 
 from accelbench_assets.bench.charts import latency_distribution_png, throughput_png
-from accelbench_assets.bench.run import run_benchmark
+from accelbench_assets.bench.ending import OUTCOMES
+from accelbench_assets.bench.run import RunFailed, run_benchmark
 from accelbench_assets.bench.summary import summarise_run
 from accelbench_assets.defs.automation import PER_RUN
 from accelbench_assets.defs.events import sink
 from accelbench_assets.defs.metadata import OWNERS, picture, table_metadata
-from accelbench_assets.defs.requests import BenchmarkConfig, build_request, find_cell
+from accelbench_assets.defs.requests import BenchmarkConfig, Origin, build_request, find_cell
 from accelbench_assets.defs.resources import AccelBench
 from accelbench_assets.errors import AccelBenchError
 from partitions.cell import families
 
 RECOMPUTE_BATCH = 200
+ARTEFACT_TAGS = {"engine_image": "accelbench/image", "model_commit": "accelbench/model_commit"}
+"""Run tags by which a sensor says which image or weights its release is."""
 
 
 def asset_suffix(family: str) -> str:
@@ -61,10 +68,14 @@ def raw_samples_asset(family: str) -> dg.AssetsDefinition:
         lake = accelbench.lake()
         cell = find_cell(lake, context.partition_key)
         try:
-            request = build_request(
-                cell, config, accelbench.settings(), lake, dagster_run_id=context.run.run_id
-            )
-            record = run_benchmark(request, accelbench.launcher(family), lake, sink(context.log))
+            request = build_request(cell, config, accelbench.settings(), lake, origin_of(context))
+            launcher = accelbench.launcher(family)
+            with accelbench.budget(launcher) as budget:
+                record = run_benchmark(request, launcher, lake, sink(context.log), budget)
+        except RunFailed as error:
+            if error.record["status"] in OUTCOMES:
+                return outcome(error.record)
+            raise dg.Failure(description=str(error), allow_retries=False) from error
         except AccelBenchError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
         samples = lake.samples(record["run_id"])
@@ -92,6 +103,29 @@ def raw_samples_asset(family: str) -> dg.AssetsDefinition:
         )
 
     return raw_samples
+
+
+def origin_of(context: dg.AssetExecutionContext) -> Origin:
+    """Where the run comes from: a tag says which sensor asked; it was asked for when its Dagster run was made."""
+    tags, stored = context.run.tags, context.instance.get_run_record_by_id(context.run.run_id)
+    return Origin(
+        dagster_run_id=context.run.run_id,
+        requested_at=None if stored is None else stored.create_timestamp.astimezone(UTC),
+        triggered_by=tags.get("triggered_by") or ("backfill" if "dagster/backfill" in tags else "user"),
+        trigger_ref=tags.get("trigger_ref"),
+        artefacts={name: tags[tag] for name, tag in ARTEFACT_TAGS.items() if tag in tags},
+    )
+
+
+def outcome(record: Mapping[str, Any]) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """An attempt without samples that answers its question (it does not fit, there is no capacity): the grid's gap
+    explains itself, and what follows is brought up to date.
+    """
+    facts = {name: record[name] for name in ("run_id", "status", "failure_code", "failure_text", "origin")}
+    passed = dg.AssetCheckResult(
+        check_name="validity", passed=True, severity=dg.AssetCheckSeverity.WARN, metadata=facts
+    )
+    return dg.MaterializeResult(metadata={**facts, "outcome": record["status"]}, check_results=[passed])
 
 
 def run_percentiles_asset(family: str) -> dg.AssetsDefinition:

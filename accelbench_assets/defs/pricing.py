@@ -1,6 +1,6 @@
 """Price snapshots.
 
-Belongs here: the daily asset, its schedule and its freshness.
+Belongs here: the daily asset, its job and its freshness.
 Does not belong here: prices and formulas (``pricing``).
 """
 
@@ -73,9 +73,6 @@ def pricing_snapshots(
 
 
 pricing_job = dg.define_asset_job("daily_prices", selection=[pricing_snapshots])
-daily_prices = dg.build_schedule_from_partitioned_job(
-    pricing_job, hour_of_day=5, name="daily_prices_schedule"
-)
 
 
 def today() -> str:

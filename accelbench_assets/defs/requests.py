@@ -7,21 +7,28 @@ Does not belong here: anything that changes the meaning of a result: that is the
 import json
 import secrets
 import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 
 import dagster as dg
 from pydantic import Field
 
+from accelbench_assets.bench.paying import NODE_IDLE_S
 from accelbench_assets.bench.record import new_run_id
 from accelbench_assets.bench.request import LoadOptions, RunRequest, claimed_level
+from accelbench_assets.budget.base import Estimate
+from accelbench_assets.budget.estimate import estimate
 from accelbench_assets.errors import UsageError
 from accelbench_assets.lake.lake import Lake
 from accelbench_assets.scrub import looks_secret
 from accelbench_assets.settings import Settings
 from loadgen.workloads import Workload, from_document, load, names
 from partitions.catalog import load_models
-from partitions.cell import BenchmarkCell
+from partitions.cell import OWN_FAMILIES, BenchmarkCell
 
-PROVISIONING_ALLOWANCE_S = {"local": 180.0, "endpoint": 60.0}
+ALLOWANCE_S = {"local": 180.0, "endpoint": 60.0}
+"""Time from asking to the first request; of an EC2 family it is what the setting ``kube`` grants."""
 
 
 class BenchmarkConfig(dg.Config):
@@ -57,6 +64,7 @@ class BenchmarkConfig(dg.Config):
     reproduce_command: str = Field(default="", description="The command that repeats this run.")
     suite_id: str = Field(default="", description="Suite this run belongs to.")
     trial_index: int = Field(default=0, ge=0, le=32_767, description="Which of several trials this run is.")
+    requested_by: str = Field(default="", description="Who asked for the run.")
 
 
 SEARCH_LOAD_S = 1800.0  # load of a capacity search: it says how far it came
@@ -67,6 +75,13 @@ def planned_seconds(workload: Workload, load: LoadOptions) -> float:
     if load.search_slo is not None:
         return SEARCH_LOAD_S / 1.5
     return len(workload.ladder) * (workload.warmup_s + workload.window_s + workload.tail_s)
+
+
+def deadline_of(cell: BenchmarkCell, workload: Workload, load: LoadOptions, settings: Settings) -> float:
+    """The end of everything where nobody said another, in seconds: at most two hours."""
+    kube = settings.kube
+    allowance = ALLOWANCE_S.get(cell.family, kube.provisioning_s + kube.start_s)
+    return min(7200.0, allowance + 1.5 * planned_seconds(workload, load))
 
 
 def find_cell(lake: Lake, key: str) -> BenchmarkCell:
@@ -102,10 +117,26 @@ def _workload(lake: Lake, cell: BenchmarkCell, given: str) -> Workload:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a run comes from: its Dagster run, when that was asked for, and by what.
+
+    ``artefacts`` is what a sensor saw of the release it asks for: ``image`` or ``model_commit``.
+    """
+
+    dagster_run_id: str = ""
+    requested_at: datetime | None = None
+    triggered_by: str = "user"
+    trigger_ref: str | None = None
+    artefacts: Mapping[str, str] = field(default_factory=dict)
+
+
 def build_request(
-    cell: BenchmarkCell, config: BenchmarkConfig, settings: Settings, lake: Lake, *, dagster_run_id: str
+    cell: BenchmarkCell, config: BenchmarkConfig, settings: Settings, lake: Lake, origin: Origin
 ) -> RunRequest:
-    """The request for one attempt. Raises ``UsageError`` when an endpoint cell comes without a URL."""
+    """The request for one attempt. Raises ``UsageError`` when an endpoint cell comes without a URL, ``LaunchError``
+    (``no_price``) when nobody knows what a paid launch may cost.
+    """
     workload, load_options = _workload(lake, cell, config.workload_json), _load_options(config.load_json)
     endpoint_url = config.endpoint_url or (_last_endpoint(lake, cell) if cell.family == "endpoint" else None)
     if cell.family == "endpoint" and not endpoint_url:
@@ -120,7 +151,8 @@ def build_request(
         )
     models = load_models()
     model_id = config.model_id or (models[cell.model].model_id if cell.model in models else cell.model)
-    allowance = PROVISIONING_ALLOWANCE_S.get(cell.family, 900.0)
+    deadline_s = config.deadline_s or deadline_of(cell, workload, load_options, settings)
+    own = cell.family in OWN_FAMILIES
     return RunRequest(
         cell=cell,
         workload=workload,
@@ -129,10 +161,14 @@ def build_request(
         run_id=config.run_id or new_run_id(),
         # The same prompts again would measure the prefix cache of a server that is still warm.
         seed=secrets.randbits(32) if config.seed is None else config.seed,
-        deadline_s=config.deadline_s
-        or min(7200.0, allowance + 1.5 * planned_seconds(workload, load_options)),
-        triggered_by="user",
-        dagster_run_id=_uuid_or_none(dagster_run_id),
+        deadline_s=deadline_s,
+        triggered_by=origin.triggered_by,
+        trigger_ref=origin.trigger_ref,
+        requested_by=config.requested_by or None,
+        requested_at=origin.requested_at,
+        **(origin.artefacts or lake.cell_artefacts(cell.key_text)),
+        estimate=None if own else estimate_of(cell, settings, deadline_s, config.usd_per_hour or None),
+        dagster_run_id=_uuid_or_none(origin.dagster_run_id),
         endpoint_url=endpoint_url,
         api_key_env=config.api_key_env or None,
         headers=config.headers,
@@ -144,8 +180,21 @@ def build_request(
         usd_per_hour=config.usd_per_hour or (settings.usd_per_hour if cell.family == "local" else None),
         load=load_options,
         reproduce_command=config.reproduce_command or f"accelbench run --cell '{cell.key_text}'",
-        launcher_name="endpoint" if cell.family == "endpoint" else settings.launcher,
+        launcher_name=cell.family if own else "eks",
         home=settings.home,
+    )
+
+
+def estimate_of(
+    cell: BenchmarkCell, settings: Settings, deadline_s: float, declared: float | None
+) -> Estimate:
+    """What the run may cost at most: every instance until the deadline, and until its idle node is taken away."""
+    return estimate(
+        cell.instance,
+        instances=cell.deployment.replicas,
+        region=settings.region,
+        seconds=deadline_s + NODE_IDLE_S,
+        declared=declared,
     )
 
 

@@ -22,6 +22,7 @@ import dagster as dg
 from accelbench_assets.dagster_home import prepare_dagster_home
 from accelbench_assets.defs import catalog, events, pricing, publish
 from accelbench_assets.defs.benchmarks import asset_suffix, cells_partitions
+from accelbench_assets.defs.pools import apply_pool_limits
 from accelbench_assets.defs.resources import AccelBench
 from accelbench_assets.errors import AccelBenchError, UsageError
 from accelbench_assets.lake.lake import Lake
@@ -44,7 +45,11 @@ CONFIG_FIELDS = (
     "reproduce_command",
     "suite_id",
     "trial_index",
+    "requested_by",
 )
+
+
+FEW_KEYS = 20
 
 
 def _follow_parent() -> None:
@@ -67,6 +72,7 @@ class Session:
         self.settings = load_settings()
         os.environ["DAGSTER_HOME"] = str(prepare_dagster_home(self.settings))
         self.instance = dg.DagsterInstance.get()
+        apply_pool_limits(self.instance, self.settings.pools.limits)
         self.lake = Lake.open(self.settings.lake_url)
         self.assets = all_assets()
 
@@ -95,14 +101,15 @@ class Session:
     def register(self, cells: Sequence[BenchmarkCell]) -> dict[str, int]:
         """Add *cells* to the lake's registry and to their family's partitions; returns new keys by family."""
         added: dict[str, int] = {}
+        self.lake.put_cells(cells)
         for family in sorted({cell.family for cell in cells}):
             keys = [cell.key_text for cell in cells if cell.family == family]
             name = cells_partitions(family).name or ""
-            known = set(self.instance.get_dynamic_partitions(name))
-            for cell in cells:
-                if cell.family == family:
-                    self.lake.put_cell(cell)
-            new = [key for key in keys if key not in known]
+            if len(keys) <= FEW_KEYS:  # asking for each costs nothing beside reading thousands
+                new = [key for key in keys if not self.instance.has_dynamic_partition(name, key)]
+            else:
+                known = set(self.instance.get_dynamic_partitions(name))
+                new = [key for key in keys if key not in known]
             if new:
                 self.instance.add_dynamic_partitions(name, new)
             added[family] = len(new)
@@ -146,6 +153,8 @@ def run(request: Mapping[str, Any]) -> Mapping[str, Any]:
     session = Session()
     cell = BenchmarkCell.from_dict(request["cell"])
     session.register([cell])
+    if request.get("model_commit"):
+        session.lake.put_cell_artefacts(cell.key_text, {"model_commit": request["model_commit"]})
     suffix = asset_suffix(cell.family)
     config = {k: request[k] for k in CONFIG_FIELDS if request.get(k) is not None}
     config["workload_json"] = json.dumps(request["workload"])
@@ -189,6 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser("run").add_argument("--request", type=Path, required=True)
     commands.add_parser("sync").add_argument("--suite", required=True)
     commands.add_parser("refresh")
+    commands.add_parser("pools")
     arguments = parser.parse_args(argv)
     events.stream_to_stdout()
     _follow_parent()
@@ -202,6 +212,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             data = {"run_id": run_id, "status": record["status"], "record": record}
         elif arguments.command == "sync":
             data = sync(arguments.suite)
+        elif arguments.command == "pools":
+            data = {"pools": Session().settings.pools.limits}  # a session applies them
         else:
             Session().refresh({})
             data = {"status": "succeeded"}

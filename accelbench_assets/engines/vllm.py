@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from accelbench_assets.engines.base import EngineInstall, check_install, refuse_parallelism
+from accelbench_assets.engines.vllm_args import vllm_arguments
 from accelbench_assets.engines.vllm_env import vllm_python
 from accelbench_assets.engines.weights import Weights, safetensors_weights
 from accelbench_assets.errors import LaunchError
 from accelbench_assets.launch.base import ServerSpec
 from accelbench_assets.launch.probe import Server
 
-_DTYPES = {"auto": "bfloat16", "bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 _CACHE_CONFIG = re.compile(r"^vllm:cache_config_info\{(.*)\}", re.M)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _CACHE_LABELS = (
@@ -31,7 +31,7 @@ _CACHE_LABELS = (
 )
 _DURATIONS = {
     "weights_s": re.compile(r"Loading weights took ([0-9.]+) seconds"),
-    "compile_s": re.compile(r"torch\.compile took ([0-9.]+) s"),
+    "compile_s": re.compile(r"torch\.compile (?:took|takes) ([0-9.]+) s"),
 }
 
 
@@ -81,24 +81,8 @@ class Vllm:
         program = [str(install.interpreter), "-P", "-m", "vllm.entrypoints.openai.api_server"]
         program += ["--model", str(install.weights.path)]
         program += ["--served-model-name", spec.served_model_name or spec.cell.model]
-        program += [
-            "--host",
-            host,
-            "--port",
-            str(port),
-            "--dtype",
-            _DTYPES[deployment.dtype],
-            "--enforce-eager",
-        ]
-        if deployment.max_model_len:
-            program += ["--max-model-len", str(deployment.max_model_len)]
-        if deployment.kv_cache_dtype != "auto":
-            program += ["--kv-cache-dtype", deployment.kv_cache_dtype]
-        if deployment.prefix_caching is not None:
-            program += [f"--{'' if deployment.prefix_caching else 'no-'}enable-prefix-caching"]
-        for name, value in deployment.args:
-            program += [f"--{name}", *([] if value in ("", "true") else [value])]
-        return program
+        program += ["--host", host, "--port", str(port), "--enforce-eager"]
+        return program + vllm_arguments(deployment, auto_dtype="bfloat16")
 
     def env(self, spec: ServerSpec, home: Path) -> dict[str, str]:
         """Offline, silent, 1 GiB of KV cache, and every cache file below *home*."""

@@ -27,7 +27,7 @@ from accelbench_assets.lake import io, layout
 from accelbench_assets.lake.storage import MissingKeyError, Storage
 from accelbench_assets.lake.tables import EVIDENCE_LEVELS, ORIGINS, STATUSES
 
-ATTEMPT_ONLY = ("pid", "lock")
+ATTEMPT_ONLY = ("pid", "lock", "host_name", "boot_id", "cluster", "namespace", "registered_at")
 """Fields of ``attempt.json`` that are no part of the runs record."""
 
 
@@ -51,6 +51,12 @@ def begin_attempt(storage: Storage, record: Mapping[str, Any]) -> None:
         f"{layout.incoming_folder(run_id)}/attempt.json", io.dump_json(record)
     ):
         raise LakeError(f"Run {run_id} was begun before; every attempt needs a new run id.")
+
+
+def amend_attempt(storage: Storage, run_id: str, facts: Mapping[str, Any]) -> None:
+    """See ``Lake.amend_attempt``."""
+    key = f"{layout.incoming_folder(run_id)}/attempt.json"
+    storage.write(key, io.dump_json({**io.read_json(storage, key), **facts}))
 
 
 def verify_shards(storage: Storage, run_id: str, shards: int) -> tuple[dict[str, Any], ...]:
@@ -156,7 +162,8 @@ def _tidy(storage: Storage, record: Mapping[str, Any]) -> None:
     incoming = layout.incoming_folder(run_id)
     if record["status"] == "succeeded":
         for key in storage.list(incoming):
-            if key.endswith("/shard.json"):
+            # Scraped pages are in the tables of metrics by now, a dataset was only on its way to the generator.
+            if key.endswith("/shard.json") or "/scrape-" in key or "/dataset-" in key:
                 storage.delete(key)
     else:
         with contextlib.suppress(CellError):  # a cell without a folder: no part can have been moved there
@@ -203,6 +210,15 @@ def _attempts(storage: Storage) -> list[dict[str, Any]]:
     return sorted(found, key=lambda a: str(a["run_id"]))
 
 
+def read_attempt(storage: Storage, run_id: str) -> dict[str, Any] | None:
+    """The registration of one attempt that was not tidied away yet."""
+    try:
+        found: dict[str, Any] = io.read_json(storage, f"{layout.incoming_folder(run_id)}/attempt.json")
+    except MissingKeyError:
+        return None
+    return found
+
+
 def open_attempts(storage: Storage) -> list[dict[str, Any]]:
     """See ``Lake.open_attempts``."""
     return [a for a in _attempts(storage) if not storage.exists(layout.run_key(a["run_id"]))]
@@ -217,12 +233,15 @@ def reap(
         with contextlib.suppress(Exception):  # whatever one attempt holds: the next reaper tries it again
             if attempt.get("host_fingerprint") != host_fingerprint or is_alive(attempt):
                 continue
-            if (record := _reap_one(storage, attempt)) is not None:
+            if (record := end_lost(storage, attempt, *DIED)) is not None:
                 ended.append(record)
     return ended
 
 
-def _reap_one(storage: Storage, attempt: Mapping[str, Any]) -> dict[str, Any] | None:
+DIED = ("orchestrator_died", "The process that ran this attempt died before it could record an end.")
+
+
+def end_lost(storage: Storage, attempt: Mapping[str, Any], code: str, text: str) -> dict[str, Any] | None:
     """End a dead attempt; its record, or ``None`` if it had one already and was only tidied up."""
     key = layout.run_key(attempt["run_id"])
     if storage.exists(key):
@@ -231,8 +250,8 @@ def _reap_one(storage: Storage, attempt: Mapping[str, Any]) -> dict[str, Any] | 
     record = {name: value for name, value in attempt.items() if name not in ATTEMPT_ONLY}
     record |= {
         "status": "infra_lost",
-        "failure_code": "orchestrator_died",
-        "failure_text": "The process that ran this attempt died before it could record an end.",
+        "failure_code": code,
+        "failure_text": text,
         "committed_at": datetime.now(UTC).isoformat(timespec="microseconds"),
     }
     return record if finish(storage, record) else None

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as ds
 
-    from partitions.cell import BenchmarkCell
 
 READ_THREADS = 16
 
@@ -278,31 +277,8 @@ def read_table(storage: Storage, name: str) -> pa.Table:
 # -- cells ---------------------------------------------------------------------------------------------------
 
 
-def put_cell(storage: Storage, cell: BenchmarkCell) -> None:
-    """Register *cell*; ``LakeError`` if its key already stands for another cell."""
-    key, content = layout.cell_key(cell.key_text), dump_json(cell.to_dict())
-    if not storage.create(key, content):
-        from partitions.cell import BenchmarkCell
-
-        known = BenchmarkCell.from_dict(read_json(storage, key))
-        if known.cell_id != cell.cell_id:
-            raise LakeError(f"The cell key {cell.key_text} already stands for cell {known.cell_id}.")
-
-
-def read_cells(storage: Storage) -> list[BenchmarkCell]:
-    """Every registered cell, by key."""
-    from partitions.cell import BenchmarkCell
-
-    keys = [k for k in storage.list("cells") if k.endswith(".json")]
-    cells = in_parallel(lambda k: BenchmarkCell.from_dict(read_json(storage, k)), keys, storage)
-    return sorted(cells, key=lambda c: c.key_text)
-
-
 def cells_table(storage: Storage) -> pa.Table:
     """Registered cells with the parts of their keys, for SQL."""
-    rows = []
-    for cell in read_cells(storage):
-        key = cell.key
-        parts = {name: getattr(key, name) for name in SCHEMAS["cells"].names if hasattr(key, name)}
-        rows.append({"cell_id": cell.cell_id, "cell_key": key.text, **parts})
-    return table_from_rows("cells", rows)
+    from accelbench_assets.lake import registry
+
+    return table_from_rows("cells", [entry.parts() for entry in registry.read_entries(storage)])

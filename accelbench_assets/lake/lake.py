@@ -11,18 +11,18 @@ Layout below the root::
     attempt run_steps | run_percentiles | slo_results | engine_metrics
     /family=…/cell_id=…/run_id=…/part-0.parquet facts/<table>/date=…/part-<hash>.parquet
     judgements/<table>/date=…/part-<hash>.parquet marts/<name>/part-0.parquet     logs/run_id=…/<name>
-    cells/family=…/<16 hex of the key>.json
+    cells/family=…/<16 hex of the key>.json, cells/_index/part-<hash>.jsonl     cell_artefacts/family=…/<same>.json
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelbench_assets.errors import LakeError
-from accelbench_assets.lake import commit, io, layout
+from accelbench_assets.lake import commit, io, layout, registry
 from accelbench_assets.lake.storage import MissingKeyError, Storage, open_storage
 from accelbench_assets.lake.tables import FACT_TABLES, JUDGEMENT_TABLES, RUN_TABLES
 
@@ -61,6 +61,10 @@ class Lake:
         ``LakeError`` if an attempt or a record of this run_id exists.
         """
         commit.begin_attempt(self.storage, record)
+
+    def amend_attempt(self, run_id: str, facts: Mapping[str, Any]) -> None:
+        """Add what became known of an open attempt to its registration. ``LakeError`` if there is none."""
+        commit.amend_attempt(self.storage, run_id, facts)
 
     def incoming_uri(self, run_id: str) -> str:
         """Where the generator of this run writes: its ``--out``."""
@@ -102,6 +106,18 @@ class Lake:
         records.
         """
         return commit.reap(self.storage, host_fingerprint, is_alive)
+
+    def end_lost(self, run_id: str, *, code: str, text: str) -> dict[str, Any] | None:
+        """End an open attempt whose orchestrator is known to be gone as ``infra_lost``; its record, or ``None`` if
+        there is no such attempt or it had ended (then only what a crash left untidy is tidied).
+        """
+        attempt = commit.read_attempt(self.storage, run_id)
+        return None if attempt is None else commit.end_lost(self.storage, attempt, code, text)
+
+    def put_incoming(self, run_id: str, name: str, path: Path) -> str:
+        """Put a file the generator needs beside the run's samples; returns its URI."""
+        self.storage.put_file(f"{layout.incoming_folder(run_id)}/{name}", path)
+        return self.uri(layout.incoming_folder(run_id), name)
 
     def shards(self, run_id: str) -> tuple[dict[str, Any], ...]:
         """The ``shard.json`` documents of a run, committed or not; empty if it left none."""
@@ -199,7 +215,23 @@ class Lake:
 
     def put_cell(self, cell: BenchmarkCell) -> None:
         """Register a cell, so that its text key can be turned back into it; registering twice is harmless."""
-        io.put_cell(self.storage, cell)
+        registry.put_cell(self.storage, cell)
+
+    def put_cells(self, cells: Collection[BenchmarkCell]) -> None:
+        """Register many cells at once."""
+        registry.put_cells(self.storage, cells)
+
+    def put_cell_artefacts(self, key_text: str, artefacts: Mapping[str, str]) -> None:
+        """Keep which ``engine_image`` or ``model_commit`` a cell's release is; the last word counts."""
+        self.storage.write(layout.artefacts_key(key_text), io.dump_json(dict(artefacts)))
+
+    def cell_artefacts(self, key_text: str) -> dict[str, str]:
+        """What was kept of a cell's release; empty where the catalogs say it all."""
+        try:
+            found: dict[str, str] = io.read_json(self.storage, layout.artefacts_key(key_text))
+        except MissingKeyError:
+            return {}
+        return found
 
     def find_cell(self, key_text: str) -> BenchmarkCell | None:
         """The registered cell of a text key. Raises ``CellError`` for a malformed key."""
@@ -212,4 +244,4 @@ class Lake:
 
     def cells(self) -> list[BenchmarkCell]:
         """Every registered cell, by key."""
-        return io.read_cells(self.storage)
+        return registry.read_cells(self.storage)

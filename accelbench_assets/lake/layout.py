@@ -72,3 +72,8 @@ def cell_key(key_text: str) -> str:
 
     key = CellKey.parse(key_text)
     return f"cells/family={key.family}/{hashlib.sha256(key.text.encode()).hexdigest()[:16]}.json"
+
+
+def artefacts_key(key_text: str) -> str:
+    """Key of what is known of a cell's release beyond its text key: image, commit."""
+    return cell_key(key_text).replace("cells/", "cell_artefacts/", 1)

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 from accelbench_assets.errors import DeadlineExceeded
-from loadgen.plan import Plan, Replica
+from loadgen.plan import Plan, Replica, ScrapeTarget
 from partitions.cell import BenchmarkCell
 
 __all__ = [
+    "AttemptHold",
     "Deadline",
     "Endpoint",
     "EventSink",
     "Launcher",
     "LoadManifest",
+    "NoHold",
     "Replica",
+    "ScrapeTarget",
     "ServerSpec",
     "utc_now",
 ]
@@ -78,6 +81,10 @@ class ServerSpec:
     headers: Mapping[str, str] = field(default_factory=dict)
     served_model_name: str | None = None
     port: int | None = None
+    shards: int = 1
+    """Generator processes on hosts of their own, where the launcher has several."""
+    engine_image: str | None = None
+    model_commit: str | None = None
 
 
 @dataclass(slots=True)
@@ -97,6 +104,8 @@ class Endpoint:
     check_alive: Callable[[], None]
     """Raises ``LaunchError`` (code ``crashed``) with the log's last lines when an engine process has died."""
     supports_ignore_eos: bool = True
+    scrape: tuple[ScrapeTarget, ...] = ()
+    """Pages the generator reads beside the load because the orchestrator cannot; ``read_metrics`` then gives none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +116,51 @@ class LoadManifest:
     exit_code: int
 
 
+class AttemptHold(Protocol):
+    """What keeps others from taking an attempt for dead while it lasts."""
+
+    def check(self) -> None:
+        """Raise ``LaunchError``: ``lease_lost`` when others may take it for dead, ``cancelled`` when somebody asked
+        for its end.
+        """
+        ...
+
+
+class NoHold:
+    """On one machine the run's lock, which the kernel drops with its process, is enough."""
+
+    def check(self) -> None:
+        """Nothing can be lost."""
+
+    @classmethod
+    def around(cls) -> AbstractContextManager[AttemptHold]:
+        """A context in which nothing is held."""
+        return nullcontext(cls())
+
+
 class Launcher(Protocol):
     """Serves a deployment and drives load beside it. Leaving ``serve`` in any way leaves nothing running."""
 
     name: str
+    paid: bool
+    """Whether launching costs money, so that it needs an estimate and a reservation."""
+    remote: bool
+    """Whether server and generator run elsewhere: what they need from this machine must be brought to them."""
+
+    def attempt_facts(self) -> dict[str, Any]:
+        """What the registration of an attempt says so that others can tell its death (the cluster it runs in).
+
+        Asked before anything is registered; raises ``LaunchError`` when nothing could be launched at all.
+        """
+        ...
+
+    def attempt(
+        self, run_id: str, cell_id: str, deadline: Deadline, on_renew: Callable[[], None]
+    ) -> AbstractContextManager[AttemptHold]:
+        """Held from before anything is started until the run's record is written; *on_renew* is called at every sign
+        of life. Leaving it removes whatever of the run is left.
+        """
+        ...
 
     def serve(
         self, spec: ServerSpec, deadline: Deadline, on_event: EventSink

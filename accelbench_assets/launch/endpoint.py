@@ -9,18 +9,20 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from accelbench_assets.errors import LaunchError, UsageError
 from accelbench_assets.launch.base import (
+    AttemptHold,
     Deadline,
     Endpoint,
     EventSink,
     LoadManifest,
+    NoHold,
     Replica,
     ServerSpec,
     utc_now,
@@ -141,6 +143,18 @@ class EndpointLauncher:
     """Serves cells of instance ``endpoint-…`` by asking the server they stand for."""
 
     name = "endpoint"
+    paid = False
+    remote = False
+
+    def attempt_facts(self) -> dict[str, Any]:
+        """Nothing beyond the run's lock."""
+        return {}
+
+    def attempt(
+        self, run_id: str, cell_id: str, deadline: Deadline, on_renew: Callable[[], None]
+    ) -> AbstractContextManager[AttemptHold]:
+        """See ``Launcher.attempt``: nothing is held."""
+        return NoHold.around()
 
     @contextmanager
     def serve(self, spec: ServerSpec, deadline: Deadline, on_event: EventSink) -> Iterator[Endpoint]:

@@ -63,7 +63,7 @@ def run_generator(
             )
         if code != 0:
             endpoint.check_alive()
-            raise _failure(code, log, deadline, secrets)
+            raise failure(code, log, deadline, secrets)
         return LoadManifest(tuple(read_shard(out, shard) for shard in range(plan.shard_count)), code)
     finally:
         scrub_file(log, secrets=secrets)
@@ -84,13 +84,14 @@ def _follow(
     next_check = time.monotonic() + ALIVE_EVERY_S
     while not process.over():
         if line := process.line(ALIVE_EVERY_S):
-            _relay(scrub(line, secrets), on_event)
+            relay(scrub(line, secrets), on_event)
         if time.monotonic() >= next_check:
             endpoint.check_alive()
             next_check = time.monotonic() + ALIVE_EVERY_S
 
 
-def _relay(line: str, on_event: EventSink) -> None:
+def relay(line: str, on_event: EventSink) -> None:
+    """One line of the generator's stdout as an event; what is no progress document is a log line."""
     try:
         document = json.loads(line)
     except ValueError:
@@ -112,7 +113,8 @@ def _describe(document: Mapping[str, Any]) -> str:
     return ": ".join(part for part in (where or str(document["event"]), ", ".join(counts)) if part)
 
 
-def _failure(code: int, log: Path, deadline: Deadline, secrets: tuple[str, ...]) -> AccelBenchError:
+def failure(code: int, log: Path, deadline: Deadline, secrets: tuple[str, ...]) -> AccelBenchError:
+    """The error for a generator that ended with *code*, told by the last line of its *log*."""
     last = tail(log, 1, secrets=secrets).removeprefix("error: ")
     if "disk is full" in tail(log).lower():
         return LaunchError(last, code="disk_full")

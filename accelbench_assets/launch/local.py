@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ from accelbench_assets.engines.base import Engine, EngineInstall, started_with
 from accelbench_assets.engines.registry import get_engine
 from accelbench_assets.errors import LaunchError
 from accelbench_assets.launch.base import (
+    AttemptHold,
     Deadline,
     Endpoint,
     EventSink,
     LoadManifest,
+    NoHold,
     Replica,
     ServerSpec,
     utc_now,
@@ -48,9 +50,21 @@ class LocalLauncher:
     """
 
     name = "local"
+    paid = False
+    remote = False
 
     def __init__(self, home: Path | None = None) -> None:
         self._home = home
+
+    def attempt_facts(self) -> dict[str, Any]:
+        """Nothing beyond the run's lock."""
+        return {}
+
+    def attempt(
+        self, run_id: str, cell_id: str, deadline: Deadline, on_renew: Callable[[], None]
+    ) -> AbstractContextManager[AttemptHold]:
+        """See ``Launcher.attempt``: nothing is held."""
+        return NoHold.around()
 
     @contextmanager
     def serve(self, spec: ServerSpec, deadline: Deadline, on_event: EventSink) -> Iterator[Endpoint]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import platform
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,28 @@ from typing import Any, Self
 
 from accelbench_assets.errors import LaunchError, describe_os_error
 from accelbench_assets.launch.host import host_fingerprint
+
+
+def describe_lock(path: Path) -> dict[str, Any]:
+    """What ``attempt.json`` keeps of this process and the lock file at *path*, for :func:`is_alive`.
+
+    The fingerprint alone may be shared: pods of one image, or clones of one disk, have the same machine id.
+    """
+    return {
+        "host_fingerprint": host_fingerprint(),
+        "host_name": platform.node(),
+        "boot_id": _boot_id(),
+        "pid": os.getpid(),
+        "lock": str(path),
+    }
+
+
+def _boot_id() -> str | None:
+    """The kernel's name for the present boot; ``None`` where there is none (not Linux)."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip() or None
+    except (OSError, ValueError):
+        return None
 
 
 class RunLock:
@@ -60,7 +83,7 @@ class RunLock:
 
     def describe(self) -> dict[str, Any]:
         """What ``attempt.json`` keeps so that :func:`is_alive` can be asked later."""
-        return {"host_fingerprint": host_fingerprint(), "pid": os.getpid(), "lock": str(self.path)}
+        return describe_lock(self.path)
 
     def __enter__(self) -> Self:
         self.acquire()
@@ -108,16 +131,20 @@ def machine_to_itself(home: Path, run_id: str, wait_s: float = 15.0) -> Iterator
 
 
 def is_alive(attempt: Mapping[str, Any]) -> bool:
-    """Whether the orchestrator that wrote *attempt* still runs.
+    """Whether the orchestrator that wrote *attempt* still runs; in doubt it does.
 
-    An attempt of another machine counts as alive: nothing can be said about it from here.
+    An attempt of another machine counts as alive: nothing can be said about it from here. After a restart of what seems
+    to be the same machine, a lock file that is not there proves nothing: it may lie on another disk.
     """
     if attempt.get("host_fingerprint") != host_fingerprint():
         return True
+    if attempt.get("host_name") not in (None, platform.node()):
+        return True
+    other_boot = attempt.get("boot_id") not in (None, _boot_id())
     try:
         fd = os.open(str(attempt.get("lock") or ""), os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        return False
+        return other_boot
     except OSError:
         return True  # it is there and cannot be asked (another user's): leave it alone
     try:

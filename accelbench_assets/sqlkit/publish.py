@@ -78,6 +78,8 @@ def publish(lake: Lake, dsn: str) -> PublishReport:
 
     try:
         with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+            # With a default of repeatable read the snapshot would be older than the lock that is waited for below.
+            connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
             connection.execute(f"set local statement_timeout = '{STATEMENT_TIMEOUT_S}s'")
             connection.execute(f"set local lock_timeout = '{LOCK_TIMEOUT_S}s'")
             connection.execute("set local timezone = 'UTC'")

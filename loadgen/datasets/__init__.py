@@ -2,7 +2,7 @@
 
 Belongs here: opening such a file and checking it line by line, in memory that holds a few numbers a line
 and never the text. Does not belong here: which row a request gets (``contents``), when (``schedule``).
-Nothing is downloaded and nothing of these files is packaged.
+Only what the user keeps in S3 is fetched (``remote``); nothing of these files is packaged.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 
 from accelbench_assets.errors import LaunchError
 from accelbench_assets.launch.host import host_fingerprint
-from accelbench_assets.launch.locks import RunLock, is_alive, machine_to_itself
+from accelbench_assets.launch.locks import RunLock, describe_lock, is_alive, machine_to_itself
 
 
 def test_alive_while_held_and_dead_after(tmp_path: Path) -> None:
@@ -63,6 +65,42 @@ def test_another_machine_counts_as_alive(tmp_path: Path) -> None:
     assert host_fingerprint() != "00000000"
     assert is_alive(attempt)
     assert not is_alive({"host_fingerprint": host_fingerprint(), "lock": None})
+
+
+def test_two_hosts_of_one_machine_id_leave_each_other_alone(tmp_path: Path) -> None:
+    lock = RunLock(tmp_path, "run-6")
+    attempt = lock.describe()
+    assert not is_alive(attempt)
+    assert is_alive({**attempt, "host_name": "another-pod-of-the-image"})
+    lock.acquire()
+    assert is_alive(attempt)
+    lock.release()
+
+
+def test_after_a_restart_only_a_lock_that_is_there_proves_a_death(tmp_path: Path) -> None:
+    lock = RunLock(tmp_path, "run-7")
+    earlier = {**lock.describe(), "boot_id": "00000000-0000-4000-8000-000000000000"}
+    assert is_alive(earlier), "the file may lie on another machine's disk"
+    with lock:
+        assert is_alive(earlier)
+    lock.path.touch()
+    assert not is_alive(earlier)
+
+
+def test_attempts_of_older_versions_are_judged_as_before(tmp_path: Path) -> None:
+    new = RunLock(tmp_path, "run-8").describe()
+    old = {name: new[name] for name in ("host_fingerprint", "pid", "lock")}
+    assert not is_alive(old)
+    with RunLock(tmp_path, "run-8"):
+        assert is_alive(old)
+
+
+def test_a_lock_of_any_path_can_be_described(tmp_path: Path) -> None:
+    said = describe_lock(tmp_path / "x.lock")
+    assert said["lock"] == str(tmp_path / "x.lock")
+    assert said["pid"] == os.getpid()
+    assert said["host_name"] == platform.node()
+    assert said["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def test_a_home_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 HOST = "127.0.0.1"
-ACCESS_KEY = "accelbench"
+ACCESS_KEY = "throwaway-key-id"
 SECRET_KEY = "accelbench-test-secret"  # of a throw-away server on loopback
 START_TIMEOUT_S = 60
 

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("accelbench_assets", "loadgen", "partitions")
 DOMAIN = (
     *("bench", "engines", "launch", "pricing", "models", "instances", "lake", "sqlkit", "reports"),
-    *("telemetry", "importers"),
+    *("telemetry", "importers", "budget", "notify", "releases"),
 )
 FACES = ("cli", "api", "defs")
 
@@ -20,12 +20,12 @@ RESERVED = {
     "boto3": ("accelbench_assets/lake/", "accelbench_assets/pricing/", "accelbench_assets/instances/"),
     "botocore": ("accelbench_assets/lake/", "accelbench_assets/pricing/", "accelbench_assets/instances/"),
     "typer": ("accelbench_assets/cli/",),
-    "psycopg": ("accelbench_assets/sqlkit/",),
+    "psycopg": ("accelbench_assets/sqlkit/", "accelbench_assets/budget/"),
 }
 # Only the schema, the plan, the workloads and the version of the generator are anybody else's business.
 LOADGEN_DOORS = {
     *("loadgen", "loadgen.plan", "loadgen.samples", "loadgen.workloads"),
-    *("loadgen.steady", "loadgen.schedule", "loadgen.capacity"),
+    *("loadgen.steady", "loadgen.schedule", "loadgen.capacity", "loadgen.scrape"),
 }
 
 

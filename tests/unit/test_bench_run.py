@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
-import pyarrow.parquet as pq
 import pytest
 
 from accelbench_assets.bench.record import clean, git_commit, json_safe, new_run_id, run_fields
@@ -22,105 +17,15 @@ from accelbench_assets.bench.run import RunFailed, RunRequest, RunVoid, request_
 from accelbench_assets.bench.summary import summarise_run
 from accelbench_assets.errors import DeadlineExceeded, LakeError, LaunchError
 from accelbench_assets.lake.lake import Lake
-from accelbench_assets.launch.base import Deadline, Endpoint, EventSink, LoadManifest, ServerSpec
+from accelbench_assets.launch.base import (
+    Endpoint,
+    LoadManifest,
+    ServerSpec,
+)
 from accelbench_assets.launch.locks import RunLock
-from loadgen.plan import Plan, Replica
+from loadgen.plan import Plan
 from loadgen.workloads import custom
-from partitions.cell import BenchmarkCell, Deployment
-from tests.unit.bench_samples import row, shard, table
-
-WORKLOAD = custom(
-    concurrency=[1, 2],
-    isl=16,
-    osl=3,
-    duration_s=10,
-    warmup_s=1,
-    slo={"ttft_ms": 100, "tpot_ms": 20, "e2e_ms": 9000, "quantile": 0.5},
-)
-CELL = BenchmarkCell(
-    model="tiny",
-    revision="unstated",
-    instance="local-0123abcd",
-    engine="llamacpp",
-    engine_version="1.0",
-    deployment=Deployment(),
-    workload=WORKLOAD.id,
-)
-METRICS = "# TYPE llamacpp:tokens_predicted_total counter\nllamacpp:tokens_predicted_total {}\n"
-
-
-class FakeLauncher:
-    """Serves nothing and writes 40 good samples a step; *fail* maps a moment to what is raised there."""
-
-    name = "local"
-
-    def __init__(
-        self, fail: Mapping[str, BaseException] | None = None, *, complete: bool = True, **other: Any
-    ) -> None:
-        self.fail = dict(fail or {})
-        self.complete, self.other = complete, other
-        self.moments: list[str] = []
-        self.plan: Plan | None = None
-
-    def _at(self, moment: str) -> None:
-        self.moments.append(moment)
-        if moment in self.fail:
-            raise self.fail[moment]
-
-    @contextmanager
-    def serve(self, spec: ServerSpec, deadline: Deadline, on_event: EventSink) -> Iterator[Endpoint]:
-        self._at("serve")
-        (spec.work_dir / "engine.log").write_text("loading with key sk-verysecretvalue1234\n")
-        try:
-            yield Endpoint(
-                model="tiny",
-                replicas=(Replica("127.0.0.1:1", "http://127.0.0.1:1"),),
-                facts={
-                    "origin": "measured",
-                    "hardware": "observed",
-                    "engine_args": {"threads": 1},
-                    "not_a_field": 1,
-                },
-                read_metrics=lambda: {
-                    "127.0.0.1:1": METRICS.format(250.0 if "load" in self.moments else 10.0)
-                },
-                check_alive=lambda: self._at("alive"),
-            )
-        finally:
-            self.moments.append("stopped")
-
-    def load(
-        self,
-        plan: Plan,
-        endpoint: Endpoint,
-        out: str,
-        spec: ServerSpec,
-        deadline: Deadline,
-        on_event: EventSink,
-    ) -> LoadManifest:
-        self._at("load")
-        self.plan = plan
-        folder = Path(unquote(urlsplit(out).path)) / "shard=000"
-        folder.mkdir(parents=True)
-        parts, total = [], 0
-        for step in plan.steps:
-            rows = [
-                row(at_s=0.2 * i, seq=i, step=step.step_index, run_id=plan.run_id, **self.other)
-                for i in range(40)
-            ]
-            path = folder / f"part-{step.step_index}.parquet"
-            pq.write_table(table(rows), path)
-            content = path.read_bytes()
-            digest = hashlib.sha256(content).hexdigest()
-            parts.append({"name": path.name, "rows": 40, "bytes": len(content), "sha256": digest})
-            total += 40
-        document = shard(
-            windows_s=[10.0, 10.0], scheduled=[40, 40], run_id=plan.run_id, parts=parts, rows=total
-        )
-        document |= {"complete": self.complete, "reason": None if self.complete else "the server went away"}
-        (folder / "shard.json").write_text(json.dumps(document))
-        self._at("loaded")
-        return LoadManifest((document,), 0)
+from tests.unit.bench_launcher import CELL, WORKLOAD, FakeLauncher
 
 
 @pytest.fixture
@@ -177,7 +82,10 @@ def test_a_good_run_is_committed_with_every_field(lake: Lake, tmp_path: Path) ->
     assert record["cost_missing_reason"] is None
     requested, torn_down = (datetime.fromisoformat(record[f]) for f in ("requested_at", "torn_down_at"))
     assert requested < torn_down
-    assert launcher.moments == ["serve", "load", "loaded", "alive", "stopped"]
+    assert launcher.moments == [
+        *("facts", "attempt", "serve", "load", "loaded", "alive", "stopped", "check"),
+        "let go",
+    ]
     assert launcher.plan is not None
     assert launcher.plan.request_timeout_s == 90.0
     assert 0 < launcher.plan.deadline_s <= 55.0
@@ -259,7 +167,7 @@ def test_each_failure_leaves_one_record(
     assert "abcdef123456" not in record["failure_text"]
     assert record["torn_down_at"] is not None
     if moment != "serve":
-        assert launcher.moments[-1] == "stopped"
+        assert launcher.moments[-2:] == ["stopped", "let go"]
         assert "engine.log" in lake.log_names(record["run_id"])
     with pytest.raises(LakeError):
         lake.samples(record["run_id"])
@@ -328,10 +236,10 @@ def test_an_unwritable_lake_starts_nothing(lake: Lake, tmp_path: Path) -> None:
     full = LakeError("The disk is full.")
     with pytest.raises(RunFailed, match="disk is full"):
         run(Broken(lake, "check_writable", full), tmp_path, launcher)  # type: ignore[arg-type]
-    assert launcher.moments == []
+    assert launcher.moments == ["facts"]
     with pytest.raises(LakeError, match="disk is full"):
         run(Broken(lake, "begin_attempt", full), tmp_path, launcher)  # type: ignore[arg-type]
-    assert launcher.moments == []
+    assert launcher.moments == ["facts", "facts"]
 
 
 def test_a_record_that_cannot_be_written_leaves_the_attempt_open(lake: Lake, tmp_path: Path) -> None:

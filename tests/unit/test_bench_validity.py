@@ -241,3 +241,18 @@ def test_a_drifting_machine_is_told_apart_from_noise() -> None:
     drifted = rules(steady)["independence"]
     assert drifted["verdict"] == "warn"
     assert drifted["value"] < 20
+
+
+@pytest.mark.parametrize(
+    ("seconds", "demo", "said"),
+    [(None, False, None), (0.05, False, "pass"), (0.8, False, "void"), (0.8, True, "warn")],
+)
+def test_a_generator_that_was_held_back_is_no_generator(
+    seconds: float | None, demo: bool, said: str | None
+) -> None:
+    from accelbench_assets.bench.rules.client import throttled
+
+    rules = throttled([{"client": {"cpu_throttled_s": seconds}}, {"client": {}}], demo=demo)
+    assert {name: rule["verdict"] for name, rule in rules.items()} == (
+        {} if said is None else {"client_throttled": said}
+    )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from accelbench_assets.cli import state
 from accelbench_assets.cli.options import Format, chosen, near, split_list
-from accelbench_assets.cli.output import GAP, Column, emit, fit, number, plain, share
+from accelbench_assets.cli.output import GAP, LONG_TABLE, Column, emit, fit, number, plain, share
 from accelbench_assets.errors import UsageError
 
 ROWS = [
@@ -133,3 +133,29 @@ def test_shared_options() -> None:
     assert "Qwen3-8B?" in near("qwen3-8b", ["Qwen3-8B"])
     assert near("zzz", known).startswith("There are: llama")
     assert near("x", []) == "There are none."
+
+
+def test_a_long_table_reads_like_a_short_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = [{"name": "漢字" if n % 3 else "plain", "x": n * 1.5, "when": None} for n in range(40)]
+    emit(rows, COLUMNS, Format.table)
+    short = capsys.readouterr().out
+    monkeypatch.setattr("accelbench_assets.cli.output.LONG_TABLE", 10)
+    emit(rows, COLUMNS, Format.table)
+    long = capsys.readouterr().out
+    assert [line.rstrip() for line in long.splitlines()] == [line.rstrip() for line in short.splitlines()]
+    assert "\x1b" not in long
+
+
+def test_a_long_table_drops_columns_and_says_which(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    rows = [{"name": "name", "x": 1.0, "when": "2026-01-02T03:04:00Z"}] * (LONG_TABLE + 1)
+    emit(rows, COLUMNS, Format.table)
+    shown = capsys.readouterr()
+    assert max(map(len, shown.out.splitlines())) <= 20
+    assert len(shown.out.splitlines()) == LONG_TABLE + 3
+    assert "No room for: started" in shown.err

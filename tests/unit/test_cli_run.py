@@ -35,9 +35,13 @@ def call(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--launcher", "eks"], "--launcher eks: Launching on EKS is not in this version"),
+        (["--launcher", "eks"], "--launcher eks: --instance local is this machine"),
+        (["--launcher", "eks", "--endpoint", URL], "--launcher eks: --endpoint is a server that runs already"),
+        (["--shards", "2"], "--shards: only a run on EKS"),
+        (["--model-revision", "0" * 40], "--model-revision: only a run on EKS"),
+        (["--allow-misfit"], "--allow-misfit: only a run on EKS"),
         (["--launcher", "nomad"], "--launcher: 'nomad' is neither local nor eks"),
-        (["--instance", "g6e.xlarge"], "--instance g6e.xlarge: Launching on EKS is not in this version"),
+        (["--instance", "g6e.xlarge"], "--instance g6e.xlarge is a rented machine, and launching those is"),
         (["--instance", "g66.xlarge"], "--instance: 'g66.xlarge' is unknown. Did you mean g6"),
         (["--instance", "local-00000000"], "--instance: local-00000000 is another machine"),
         (["--instance", "endpoint-00000000"], "--instance: a foreign server is measured with --endpoint"),
@@ -207,14 +211,11 @@ def test_defaults_are_stated(home: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "No --model" not in call(["run", "--dry-run", "--model", DEMO_MODEL], capsys)[2]
 
 
-def test_the_launcher_setting_is_the_flags_default(
+def test_the_launcher_setting_allows_and_never_decides(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACCELBENCH_LAUNCHER", "eks")
-    code, _, err = call(["run", "--dry-run"], capsys)
-    assert code == 2
-    assert "--launcher eks (from the setting launcher): Launching on EKS is not in this version" in err
-    assert call(["run", "--dry-run", "--launcher", "local"], capsys)[0] == 0
+    assert plan_of(capsys)["cell"]["instance"].startswith("local-")
     assert launched(monkeypatch, capsys, "demo")[0].cell.model == DEMO_MODEL
 
 

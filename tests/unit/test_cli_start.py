@@ -23,7 +23,7 @@ HEAVY = (
     "rich",
 )
 COMMANDS = (
-    *("demo", "run", "runs", "show", "logs", "reap", "query", "compare", "sql"),
+    *("demo", "run", "runs", "show", "logs", "cancel", "reap", "query", "compare", "sql"),
     *("cells", "config", "ui", "doctor"),
 )
 
@@ -69,6 +69,24 @@ def test_help_takes_less_than_four_tenths_of_a_second_of_cpu(tmp_path: Path) -> 
         assert call("--help", cwd=tmp_path).returncode == 0
         spent.append(cpu() - before)
     assert min(spent) < 0.4, spent
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["cells", "list"], "cells"),
+        (["--home", "run", "--lake=x", "-q", "runs", "--help"], "runs"),
+        (["--help", "runs"], None),
+        (["--version"], None),
+        ([], None),
+    ],
+)
+def test_only_the_command_that_is_named_is_built(words: list[str], name: str | None) -> None:
+    assert cli_main._command_of(words) == name
+    assert cli_main._with_only("rum") is cli_main.app
+    lean = cli_main._with_only(name)
+    built = len(lean.registered_commands) + len(lean.registered_groups)
+    assert built == (1 if name else len(cli_main.COMMANDS) + 2)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -147,7 +165,10 @@ def test_config_tells_where_each_setting_comes_from(
 ) -> None:
     import json
 
-    Path("accelbench.toml").write_text('region = "eu-west-1"\n')
+    Path("accelbench.toml").write_text('region = "eu-west-1"\n[kube]\nnamespace = "bench"\n')
+    monkeypatch.setenv("ACCELBENCH_BUDGET__MAX_RUNS", "3")
+    monkeypatch.setenv("ACCELBENCH_KUBE__ENGINE_IMAGES__VLLM", "vllm:{version}")
+    monkeypatch.setenv("ACCELBENCH_POOLS", '{"limits": {"g6e": 2}}')
     monkeypatch.setenv("ACCELBENCH_DATABASE_URL", "postgresql://me:hunter22@db.example:5432/x")
     with pytest.raises(SystemExit):
         cli_main.main(["--lake", str(home / "other"), "config", "--json"])
@@ -158,6 +179,15 @@ def test_config_tells_where_each_setting_comes_from(
     assert rows["lake"]["source"] == "flag --lake"
     assert rows["home"]["source"] == "environment ACCELBENCH_HOME"
     assert rows["launcher"]["source"] == "default"
+    assert rows["kube.namespace"] == {
+        "setting": "kube.namespace",
+        "value": "bench",
+        "source": "accelbench.toml",
+    }
+    assert rows["budget.max_runs"]["source"] == "environment ACCELBENCH_BUDGET__MAX_RUNS"
+    assert rows["kube.engine_images"]["source"] == "environment ACCELBENCH_KUBE__ENGINE_IMAGES__VLLM"
+    assert rows["pools.limits"]["source"] == "environment ACCELBENCH_POOLS"
+    assert rows["kube.poll_s"]["source"] == "default"
     assert rows["database_url"]["value"] == "postgresql://db.example:5432/x"
 
 
@@ -169,7 +199,7 @@ def test_config_keeps_every_source_on_a_narrow_terminal(
     with pytest.raises(SystemExit):
         cli_main.main(["config"])
     shown = capsys.readouterr()
-    assert "environment ACCELBENCH_HOME" in shown.out
+    assert "  ACCELBENCH_HOME" in shown.out
     assert shown.out.count("default") >= 5
     assert max(map(len, shown.out.splitlines())) <= 80
     assert "No room" not in shown.err

@@ -13,6 +13,7 @@ from accelbench_assets.bench.rules.outcome import Rules, Verdict, verdict
 
 LOOP_LAG_P99_MS, LOOP_LAG_MAX_MS, CPU_SHARE = 5.0, 50.0, 0.70
 CEILING_FACTOR, OWN_LATENCY_P99_MS = 3.0, 1.0  # the null-server calibration
+THROTTLED_S = 0.1  # one period of the quota's accounting
 STAMP_LAG_P99_MS = 5.0  # as the loop's lag: what a user-space stamp would have been wrong by
 
 
@@ -92,3 +93,17 @@ def clock_steps(shards: Sequence[Mapping[str, Any]]) -> Verdict:
     text = f"The wall clock jumped {jumps} times; {fallbacks} reads have user-space stamps instead of the kernel's."
     # A read or two without a stamp of the kernel is no step of the clock.
     return verdict("warn" if jumps and fallbacks else "pass", fallbacks, 0, text)
+
+
+def throttled(shards: Sequence[Mapping[str, Any]], *, demo: bool) -> Rules:
+    """A container held back for its processor quota sends and reads late in bursts that no average shows. No verdict
+    outside of containers with a quota.
+    """
+    held = [s["client"].get("cpu_throttled_s") for s in shards if s.get("client")]
+    known = [float(seconds) for seconds in held if seconds is not None]
+    if not known:
+        return {}
+    worst_of = max(known)
+    text = f"The generator's container was held back for {worst_of:.2f} s of its windows for want of processor time."
+    outcome = "pass" if worst_of <= THROTTLED_S else "warn" if demo else "void"
+    return {"client_throttled": verdict(outcome, worst_of, THROTTLED_S, text)}

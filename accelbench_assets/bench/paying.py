@@ -1,0 +1,75 @@
+"""The money side of one attempt: reserved before anything is started, kept alive with it, settled at its end.
+
+Belongs here: when the ledger is asked. Does not belong here: the ledger and the estimate (``budget``), prices
+(``pricing``), what a result costs per token (``sql/marts``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+
+from accelbench_assets.bench.request import RunRequest
+from accelbench_assets.budget.base import Budget, Reservation
+from accelbench_assets.errors import AccelBenchError, LaunchError
+from accelbench_assets.launch.base import EventSink, Launcher
+
+NODE_IDLE_S = 600.0
+"""Seconds a node stays after its last pod: the NodePools' ``consolidateAfter``. It is paid for as well."""
+
+
+class Purse:
+    """What one attempt may spend; ``usd_per_hour`` is that of all its instances together, ``None`` if it is free."""
+
+    def __init__(
+        self, request: RunRequest, launcher: Launcher, budget: Budget | None, on_event: EventSink
+    ) -> None:
+        self._request, self._launcher, self._budget, self._on_event = request, launcher, budget, on_event
+        self._reservation: Reservation | None = None
+        self._ttl_s = 0.0
+
+    @contextlib.contextmanager
+    def reserved(self, ttl_s: float) -> Iterator[None]:
+        """Hold the estimate's money while the attempt lasts; without the ledger nothing paid is launched.
+
+        Raises ``LaunchError``: ``no_price``, ``no_ledger``, ``over_budget``.
+        """
+        if not self._launcher.paid:
+            yield
+            return
+        estimate = self._request.estimate
+        if estimate is None:
+            raise LaunchError("This launch costs money and nobody estimated how much.", code="no_price")
+        if self._budget is None:
+            raise LaunchError(
+                "This launch costs money and there is no budget ledger to reserve it in.",
+                code="no_ledger",
+                hint="Set database_url: no database, no paid launch.",
+            )
+        self._ttl_s, started = ttl_s, time.monotonic()
+        self._reservation = self._budget.reserve(
+            self._request.run_id,
+            usd=estimate.usd,
+            usd_per_hour=estimate.usd_per_hour,
+            instance_type=self._request.cell.instance,
+            ttl_s=ttl_s,
+        )
+        try:
+            yield
+        finally:
+            seconds = Decimal(str(round(time.monotonic() - started + NODE_IDLE_S, 3)))
+            self._tell(lambda r: r.settle(estimate.usd_per_hour * seconds / 3600), "settled")
+
+    def renew(self) -> None:
+        """The attempt lives: so does its reservation. Never raises."""
+        self._tell(lambda r: r.renew(self._ttl_s), "renewed")
+
+    def _tell(self, what: Callable[[Reservation], object], done: str) -> None:
+        if self._reservation is None:
+            return
+        try:
+            what(self._reservation)
+        except AccelBenchError as error:
+            self._on_event("warning", f"The budget reservation could not be {done}: {error.message}", {})

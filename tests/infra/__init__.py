@@ -1,0 +1,1 @@
+"""Tests of what ``infra/`` holds: that it parses, validates, fits the launcher, and loads."""
