@@ -27,6 +27,7 @@ from accelbench_assets.cli.doctor import doctor
 from accelbench_assets.cli.import_ import import_results
 from accelbench_assets.cli.query import query
 from accelbench_assets.cli.reap import reap
+from accelbench_assets.cli.recommend import recommend
 from accelbench_assets.cli.run import run
 from accelbench_assets.cli.runs import logs, runs, show
 from accelbench_assets.cli.sql import sql
@@ -56,6 +57,7 @@ COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (cancel, "End a run that is under way."),
     (reap, "Close runs whose process died."),
     (query, "Search the catalog of results."),
+    (recommend, "What to rent for a model, with the arithmetic."),
     (compare, "Put two to four runs side by side."),
     (trials, "Pool the trials of a cell, or test one cell against another."),
     (sql, "Query the lake with DuckDB."),

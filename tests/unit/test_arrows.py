@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("accelbench_assets", "loadgen", "partitions")
 DOMAIN = (
     *("bench", "engines", "launch", "pricing", "models", "instances", "lake", "sqlkit", "reports"),
-    *("telemetry", "importers", "budget", "notify", "releases"),
+    *("telemetry", "importers", "budget", "notify", "releases", "sizing"),
 )
 FACES = ("cli", "api", "defs")
 

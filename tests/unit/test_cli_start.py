@@ -24,7 +24,7 @@ HEAVY = (
 )
 COMMANDS = (
     *("demo", "run", "runs", "show", "logs", "cancel", "reap", "query", "compare", "sql"),
-    *("cells", "config", "ui", "doctor"),
+    *("cells", "config", "ui", "doctor", "recommend"),
 )
 
 

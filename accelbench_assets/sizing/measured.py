@@ -1,0 +1,203 @@
+"""Measured runs of the lake: their ranking beside the estimates, and what they teach the priors.
+
+Belongs here: reading steps of measured runs, which of them answer an ask, their cost, observations for ``calibrate``.
+Does not belong here: estimates. Only origin ``measured`` counts, never void or withdrawn; rankings take evidence
+``standard`` and above, current runs, and lengths within a quarter of those asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from accelbench_assets.errors import UsageError
+from accelbench_assets.sizing.ask import Ask
+from accelbench_assets.sizing.calibrate import Calibration, Observation, calibrate
+from accelbench_assets.sizing.money import Cost, Prices, cost_of, order_of, over_budget
+from accelbench_assets.sizing.roofline import replica
+from accelbench_assets.sizing.weights import weights_of
+from partitions.catalog import load_instances, load_models
+
+if TYPE_CHECKING:
+    from accelbench_assets.lake.lake import Lake
+
+RANKED_EVIDENCE = ("standard", "publication")
+USABLE_GATES = ("published", "wide")
+NEAR = 0.25
+"""How far the mean lengths of a run may be from those asked for, as a share."""
+MOST_CACHED = 0.05
+"""Above this share of cached prompt tokens a prefill says nothing of MFU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a measured run, with the columns of ``benchmark_results`` of the same names."""
+
+    run_id: str
+    step_index: int
+    cell_id: str
+    model: str
+    instance_type: str
+    instance_count: int | None
+    accelerators_used: int | None
+    quantization: str | None
+    tp: int | None
+    replicas: int | None
+    engine: str
+    engine_version: str
+    workload_id: str
+    evidence_level: str
+    is_current: bool
+    load_kind: str
+    load_value: float
+    concurrency_mean: float | None
+    requests_per_s: float | None
+    input_tokens_mean: float | None
+    output_tokens_mean: float | None
+    prefix_cache_hit_share: float | None
+    ttft_p50_ms: float | None
+    ttft_p95_ms: float | None
+    ttft_p95_gate: str | None
+    tpot_p50_ms: float | None
+    tpot_p95_ms: float | None
+    tpot_p95_gate: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredRow:
+    """A measured step that answers the ask, the highest load of its cell that does; ``place`` counts from 1."""
+
+    place: int
+    step: Step
+    cost: Cost
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Rows in order of cost, and how many measured cells of the model do not answer, by reason."""
+
+    rows: tuple[MeasuredRow, ...]
+    left_out: dict[str, int]
+
+
+def read_steps(lake: Lake) -> tuple[Step, ...]:
+    """Steps of the measured runs that are neither void nor withdrawn, by run and step."""
+    if not lake.run_records(limit=1):  # the common first question; the catalog's SQL takes a second to attach
+        return ()
+    from accelbench_assets.sqlkit.duck import connect
+
+    names = [field.name for field in fields(Step)]
+    query = (
+        f"select {', '.join(names)} from benchmark_results "  # noqa: S608 - names of our own fields
+        "where origin = 'measured' and verdict <> 'void' and not superseded order by run_id, step_index"
+    )
+    with connect(lake, only=("benchmark_results",)) as db:
+        return tuple(Step(*row) for row in db.execute(query).fetchall())
+
+
+def rank(steps: Iterable[Step], ask: Ask, prices: Prices) -> Measured:
+    """Measured rows for *ask*, cheapest first; a quantile the gates withhold does not answer an objective."""
+    wanted = {row.instance_type for row in ask.instances}
+    best: dict[str, Step] = {}
+    why_not: dict[str, str] = {}
+    for step in steps:
+        if step.model != ask.model.slug or step.instance_type not in wanted or not step.is_current:
+            continue
+        if reason := _unfit(step, ask):
+            why_not.setdefault(step.cell_id, reason)
+        elif step.cell_id not in best or (step.requests_per_s or 0) > (
+            best[step.cell_id].requests_per_s or 0
+        ):
+            best[step.cell_id] = step
+    priced: list[tuple[Step, Cost]] = []
+    for cell, step in sorted(best.items()):
+        cost = _cost(step, ask, prices)
+        if reason := over_budget(cost, ask):
+            why_not[cell] = "over the monthly limit"
+        else:
+            priced.append((step, cost))
+    priced.sort(key=lambda pair: (*order_of(pair[1], ask.rps), pair[0].run_id))
+    answered = {step.cell_id for step, _ in priced}
+    counts: dict[str, int] = {}
+    for cell, reason in sorted(why_not.items()):
+        if cell not in answered:
+            counts[reason] = counts.get(reason, 0) + 1
+    return Measured(tuple(MeasuredRow(n, *pair) for n, pair in enumerate(priced, 1)), counts)
+
+
+def _cost(step: Step, ask: Ask, prices: Prices) -> Cost:
+    """The cost by the run's own rate and lengths, on as many instances as it ran on."""
+    count = step.instance_count or 1
+    return cost_of(
+        prices(step.instance_type),
+        (step.requests_per_s or 0.0) / count,
+        step.input_tokens_mean or 0.0,
+        step.output_tokens_mean or 0.0,
+        ask.rps,
+        max(1, (step.replicas or 1) // count),
+    )
+
+
+def _unfit(step: Step, ask: Ask) -> str | None:
+    if step.evidence_level not in RANKED_EVIDENCE:
+        return "evidence below standard"
+    if not step.requests_per_s or not step.output_tokens_mean or not step.input_tokens_mean:
+        return "no rate or lengths"
+    for mean, asked in ((step.input_tokens_mean, ask.isl), (step.output_tokens_mean, ask.osl)):
+        if not (1 - NEAR) * asked <= mean <= (1 + NEAR) * asked:
+            return "other lengths"
+    for limit, value, gate in (
+        (ask.ttft_ms, step.ttft_p95_ms, step.ttft_p95_gate),
+        (ask.tpot_ms, step.tpot_p95_ms, step.tpot_p95_gate),
+    ):
+        if limit is None:
+            continue
+        if value is None or gate not in USABLE_GATES:
+            return "p95 not published"
+        if value > limit:
+            return "misses the objective"
+    return None
+
+
+def observations(steps: Iterable[Step]) -> list[Observation]:
+    """What *steps* on catalogued accelerators say of the efficiencies; unknown models and precisions say nothing."""
+    found = []
+    for step in steps:
+        instance, model = load_instances().get(step.instance_type), load_models().get(step.model)
+        if instance is None or model is None or not step.input_tokens_mean or not step.output_tokens_mean:
+            continue
+        try:
+            weights = weights_of(model, None if step.quantization in (None, "none") else step.quantization)
+        except UsageError:
+            continue
+        one = replica(model, weights, instance.accelerator, step.tp or 1)
+        replicas = max(1, step.replicas or 1)
+        at_once = step.concurrency_mean
+        if at_once is None and step.load_kind == "closed":
+            at_once = step.load_value
+        if one is None or not at_once:
+            continue
+        cached = (step.prefix_cache_hit_share or 0.0) > MOST_CACHED
+        rate = None if step.requests_per_s is None or cached else step.requests_per_s / replicas
+        found.append(
+            Observation(
+                run_id=step.run_id,
+                engine=step.engine,
+                accelerator=instance.accelerator.id,
+                one=one,
+                concurrency=at_once / replicas,
+                isl=step.input_tokens_mean,
+                osl=step.output_tokens_mean,
+                ttft_s=None if step.ttft_p50_ms is None or cached else step.ttft_p50_ms / 1e3,
+                tpot_s=None if step.tpot_p50_ms is None else step.tpot_p50_ms / 1e3,
+                requests_per_s=rate,
+            )
+        )
+    return found
+
+
+def calibration_of(steps: Sequence[Step]) -> Calibration:
+    """The posteriors that *steps* support."""
+    kinds = {row.accelerator.id: row.accelerator.kind for row in load_instances().values()}
+    return calibrate(observations(steps), kinds)

@@ -1,0 +1,93 @@
+"""What an option costs: an hour, a request, a million tokens, a month at a request rate.
+
+Belongs here: joining a price with a rate, replicas and instances for a request rate, the monthly limit. Does not belong
+here: prices (``pricing``), the formulas per token (``pricing.cost``), ranking (``recommend``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+
+from accelbench_assets.pricing.cost import usd_per_1m_output_full_hour, usd_per_1m_total, usd_per_request
+from accelbench_assets.sizing.ask import HEADROOM, HOURS_PER_MONTH, Ask
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """USD an hour of one instance, or why there is none; with its day and source."""
+
+    usd_per_hour: Decimal | None
+    missing_reason: str | None
+    as_of: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What an instance costs at *requests_per_s* of it. USD; null fields have ``missing_reason`` or no request rate.
+
+    ``usd_per_1m_output`` recovers the whole hour from output tokens alone; ``usd_per_1m_total`` from all tokens.
+    ``instances`` and ``replicas`` carry ``rps`` with a quarter to spare; ``usd_per_month`` is 730 hours of them (of one
+    instance where no rate was asked for).
+    """
+
+    usd_per_hour: Decimal | None
+    missing_reason: str | None
+    price_as_of: str
+    instances: int
+    replicas: int
+    usd_per_request: float | None
+    usd_per_1m_output: float | None
+    usd_per_1m_total: float | None
+    usd_per_month: float | None
+
+
+Prices = Callable[[str], Price]
+
+
+def cost_of(
+    price: Price, requests_per_s: float, isl: float, osl: float, rps: float | None, replicas: int
+) -> Cost:
+    """The cost of instances that do *requests_per_s* each with *replicas* of them, at *rps* if given."""
+    instances = needed = 1
+    if rps is not None:
+        instances = max(1, math.ceil(rps / (HEADROOM * requests_per_s) - 1e-9))
+        needed = max(1, math.ceil(rps * replicas / (HEADROOM * requests_per_s) - 1e-9))
+    else:
+        needed = replicas
+    hour = None if price.usd_per_hour is None else float(price.usd_per_hour)
+    return Cost(
+        usd_per_hour=price.usd_per_hour,
+        missing_reason=price.missing_reason,
+        price_as_of=price.as_of,
+        instances=instances,
+        replicas=needed,
+        usd_per_request=None if hour is None else usd_per_request(hour, requests_per_s),
+        usd_per_1m_output=None if hour is None else usd_per_1m_output_full_hour(hour, requests_per_s * osl),
+        usd_per_1m_total=None
+        if hour is None
+        else usd_per_1m_total(hour, requests_per_s * isl, requests_per_s * osl),
+        usd_per_month=None if hour is None else HOURS_PER_MONTH * hour * instances,
+    )
+
+
+def order_of(cost: Cost, rps: float | None) -> tuple[bool, float, float]:
+    """The sort key: priced first; by the month at a request rate, then by what a request costs."""
+    if cost.usd_per_month is None or cost.usd_per_request is None:
+        return True, 0.0, 0.0
+    return False, cost.usd_per_month if rps is not None else 0.0, cost.usd_per_request
+
+
+def over_budget(cost: Cost, ask: Ask) -> str | None:
+    """Why *cost* is beyond the monthly limit; None within it, or without a limit. An unknown price is not within."""
+    if ask.max_usd_per_month is None:
+        return None
+    if cost.usd_per_month is None:
+        return f"no price to hold against the limit: {cost.missing_reason}"
+    if cost.usd_per_month <= ask.max_usd_per_month:
+        return None
+    many = f"{cost.instances} instances" if cost.instances > 1 else "one instance"
+    return f"{many} cost USD {cost.usd_per_month:,.0f} a month, over {ask.max_usd_per_month:,.0f}"
