@@ -63,7 +63,7 @@ KILLS = [
     *_both("delete", "services"),
     *_both("delete", "configmaps"),
     Case("kill -9 while samples are checked", GONE, die_at="verify"),
-    Case("kill -9 at the commit", GONE, die_at="commit", sample=True),
+    Case("kill -9 at the commit", GONE, die_at="commit"),
     Case("kill -9 while rows are derived", ("succeeded",), die_at="derive"),
     Case("kill -9 at the publication", ("succeeded",), die_at="publish"),
 ]
@@ -117,7 +117,7 @@ API = [
 ]  # fmt: skip
 
 PODS = [
-    _pod("image not found", "vllm", "image_pull_not_found", FAILED, "image_pull", sample=True),
+    _pod("image not found", "vllm", "image_pull_not_found", FAILED, "image_pull"),
     _pod("image needs a login", "vllm", "image_pull_denied", FAILED, "image_pull"),
     _pod("registry unreachable for a while", "vllm", "image_pull_network", DONE, times=2),
     _pod("server out of memory", "vllm", "oom", FAILED, "oom"),
