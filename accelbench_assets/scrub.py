@@ -23,6 +23,11 @@ _SECRET_NAME = re.compile(
 )
 # Hugging Face and OpenAI-style tokens, AWS key ids, bearer headers, user:password@ in URLs, key=value pairs.
 _SECRET_TEXT = (
+    # A signed URL is a credential: who has it may read.
+    (
+        re.compile(r"(?i)(https?://[^\s?\"'<>]+)\?[^\s\"'<>]*(?:signature|x-amz-|sig|token)=[^\s\"'<>]*"),
+        rf"\1?{MASK}",
+    ),
     (re.compile(r"\b(hf_|sk-|gsk_|xox[bp]-)[A-Za-z0-9_\-]{8,}"), MASK),
     (re.compile(r"\b(AKIA|ASIA)[A-Z0-9]{16}\b"), MASK),
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=\-]{6,}"), rf"\1 {MASK}"),

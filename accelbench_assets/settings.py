@@ -28,9 +28,11 @@ from accelbench_assets.errors import UsageError
 from accelbench_assets.scrub import url_without_credentials
 from accelbench_assets.settings_groups import (
     BudgetSettings,
+    FactsSettings,
     KubeSettings,
     NotifySettings,
     PoolSettings,
+    PricesSettings,
     WatchSettings,
 )
 
@@ -93,6 +95,8 @@ class Settings(BaseSettings):
 
     kube: KubeSettings = Field(default_factory=KubeSettings, description="Kubernetes (EKS).")
     budget: BudgetSettings = Field(default_factory=BudgetSettings, description="Caps of paid runs.")
+    facts: FactsSettings = Field(default_factory=FactsSettings, description="Facts asked live.")
+    prices: PricesSettings = Field(default_factory=PricesSettings, description="Prices asked live.")
     watch: WatchSettings = Field(default_factory=WatchSettings, description="Watched releases.")
     notify: NotifySettings = Field(default_factory=NotifySettings, description="Messages at a run's end.")
     pools: PoolSettings = Field(default_factory=PoolSettings, description="Runs at once by family.")
@@ -168,7 +172,7 @@ class Settings(BaseSettings):
         }
 
 
-GROUPS = ("kube", "budget", "watch", "notify", "pools")
+GROUPS = ("kube", "budget", "facts", "prices", "watch", "notify", "pools")
 
 
 def _plain(value: Any) -> Any:

@@ -75,7 +75,7 @@ class KubeSettings(Group):
         default=900.0,
         gt=0,
         le=7200,
-        description="Longest wait for a node before the run ends as no_capacity.",
+        description="Longest wait for a node before the run ends as no_capacity or unschedulable.",
     )
     start_s: float = Field(
         default=3600.0, gt=0, le=14_400, description="Longest time from a scheduled pod to its first answer."
@@ -85,6 +85,9 @@ class KubeSettings(Group):
     )
     lease_stale_s: float = Field(
         default=180.0, gt=0, le=3600, description="A Lease this old means that the orchestrator is gone."
+    )
+    require_reaper: bool = Field(
+        default=True, description="Launch nothing where no reaper was seen in the last quarter of an hour."
     )
     poll_s: float = Field(default=1.0, gt=0, le=30, description="Pause between looks at a run's pods.")
     gpu_exporter: str | None = Field(
@@ -127,6 +130,50 @@ class WatchSettings(Group):
     )
 
 
+REGIONS = (
+    *("us-east-1", "us-east-2", "us-west-2", "eu-west-1", "eu-central-1", "eu-north-1"),
+    *("ap-northeast-1", "ap-southeast-2", "ap-south-1"),
+)
+"""Nine regions in which accelerated instances are sold."""
+
+
+class PricesSettings(Group):
+    """Where prices come from beside the package. Off by default: credentials meant for another S3 server must not go to
+    AWS.
+    """
+
+    aws: str = Field(
+        default="off",
+        pattern="^(off|auto|api|bulk)$",
+        description="off; api (credentials), bulk (public offer files), auto (the first that works).",
+    )
+    regions: tuple[str, ...] = Field(
+        default=REGIONS, min_length=1, description="AWS regions prices are asked for."
+    )
+    max_age_h: float = Field(
+        default=20.0, gt=0, description="Answers younger than this are not asked for again."
+    )
+    timeout_s: float = Field(default=30.0, gt=0, le=300, description="Longest wait for one answer.")
+    block_hours: tuple[int, ...] = Field(default=(24,), description="Lengths of capacity blocks asked for.")
+    bulk_url: str = Field(
+        default="https://pricing.us-east-1.amazonaws.com", description="Where the public offer files are."
+    )
+
+
+class FactsSettings(Group):
+    """What is asked live when facts are brought into the lake; without it the packaged facts are all there is."""
+
+    regions: tuple[str, ...] = Field(
+        default=REGIONS,
+        min_length=1,
+        description="AWS regions whose instance types are asked for.",
+    )
+    refresh_instances: bool = Field(
+        default=False, description="Ask EC2 for instance types in the weekly refresh."
+    )
+    refresh_models: bool = Field(default=False, description="Ask the model hub in the weekly refresh.")
+
+
 class NotifySettings(Group):
     """Who hears of the end of a run. URLs may hold secrets and are masked everywhere."""
 
@@ -150,4 +197,13 @@ class PoolSettings(Group):
     limits: dict[str, int] = Field(default_factory=dict, description="Family to limit, such as {g6e: 2}.")
 
 
-__all__ = ["BudgetSettings", "Group", "KubeSettings", "NotifySettings", "PoolSettings", "WatchSettings"]
+__all__ = [
+    "BudgetSettings",
+    "FactsSettings",
+    "Group",
+    "KubeSettings",
+    "NotifySettings",
+    "PoolSettings",
+    "PricesSettings",
+    "WatchSettings",
+]

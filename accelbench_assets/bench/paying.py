@@ -12,12 +12,9 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 
 from accelbench_assets.bench.request import RunRequest
-from accelbench_assets.budget.base import Budget, Reservation
+from accelbench_assets.budget.base import NODE_IDLE_S, Budget, Reservation
 from accelbench_assets.errors import AccelBenchError, LaunchError
-from accelbench_assets.launch.base import EventSink, Launcher
-
-NODE_IDLE_S = 600.0
-"""Seconds a node stays after its last pod: the NodePools' ``consolidateAfter``. It is paid for as well."""
+from accelbench_assets.launch.base import AttemptHold, EventSink, Launcher
 
 
 class Purse:
@@ -29,6 +26,17 @@ class Purse:
         self._request, self._launcher, self._budget, self._on_event = request, launcher, budget, on_event
         self._reservation: Reservation | None = None
         self._ttl_s = 0.0
+        self.hold: AttemptHold | None = None
+        """Knows since when machines are rented."""
+        self.spent_usd: Decimal | None = None
+        """What the run did cost so far, idle node included; ``None`` before any machine was rented."""
+
+    def add_up(self) -> None:
+        """Reckon what machines have cost until now."""
+        estimate, since = self._request.estimate, self.hold.billed_since if self.hold else None
+        if estimate is not None and since is not None:
+            seconds = Decimal(str(round(time.monotonic() - since + NODE_IDLE_S, 3)))
+            self.spent_usd = estimate.usd_per_hour * seconds / 3600
 
     @contextlib.contextmanager
     def reserved(self, ttl_s: float) -> Iterator[None]:
@@ -48,7 +56,7 @@ class Purse:
                 code="no_ledger",
                 hint="Set database_url: no database, no paid launch.",
             )
-        self._ttl_s, started = ttl_s, time.monotonic()
+        self._ttl_s = ttl_s
         self._reservation = self._budget.reserve(
             self._request.run_id,
             usd=estimate.usd,
@@ -58,12 +66,18 @@ class Purse:
         )
         try:
             yield
+        except LaunchError as error:
+            if error.code == "conflict":  # another process works on this run: the money is its own
+                self._reservation = None
+            raise
         finally:
-            seconds = Decimal(str(round(time.monotonic() - started + NODE_IDLE_S, 3)))
-            self._tell(lambda r: r.settle(estimate.usd_per_hour * seconds / 3600), "settled")
+            self.add_up()
+            self._tell(lambda r: r.settle(self.spent_usd or Decimal(0)), "settled")
 
     def renew(self) -> None:
-        """The attempt lives: so does its reservation. Never raises."""
+        """The attempt lives: so does its reservation. Raises ``LaunchError`` (``lease_lost``) when the ledger knows the
+        run for dead; whatever else is wrong is told and no more.
+        """
         self._tell(lambda r: r.renew(self._ttl_s), "renewed")
 
     def _tell(self, what: Callable[[Reservation], object], done: str) -> None:
@@ -72,4 +86,6 @@ class Purse:
         try:
             what(self._reservation)
         except AccelBenchError as error:
+            if isinstance(error, LaunchError) and error.code == "lease_lost":
+                raise
             self._on_event("warning", f"The budget reservation could not be {done}: {error.message}", {})

@@ -11,6 +11,7 @@ import math
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -214,3 +215,11 @@ def add_cost(record: Record, usd_per_hour: float | None, seconds: float) -> None
         )
     else:
         record["run_cost_usd"] = usd_per_hour * seconds / 3600.0
+
+
+def add_spent(record: Record, usd: Decimal | None) -> None:
+    """What rented machines did cost, or that none was rented."""
+    if usd is None:
+        record["cost_missing_reason"] = "no machine was rented for this attempt"
+    else:
+        record["run_cost_usd"] = float(usd)

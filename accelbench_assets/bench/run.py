@@ -25,7 +25,7 @@ from accelbench_assets.bench.ending import classify, keep_logs
 from accelbench_assets.bench.paying import Purse
 from accelbench_assets.bench.request import RunFailed, RunRequest, RunVoid
 from accelbench_assets.bench.validity import Rules, first_void, judge, overall, required_window_s
-from accelbench_assets.errors import AccelBenchError, LakeError
+from accelbench_assets.errors import AccelBenchError, LakeError, LaunchError
 from accelbench_assets.launch.base import Deadline, Endpoint, EventSink, Launcher, ServerSpec
 from accelbench_assets.launch.locks import RunLock
 from accelbench_assets.scrub import looks_secret
@@ -139,7 +139,7 @@ class _Attempt:
         facts: Mapping[str, Any] = {}
         try:
             # A run that waited long in a queue is old by its request; the reaper goes by its registration.
-            facts = {**self.launcher.attempt_facts(), "registered_at": records.timestamp()}
+            facts = {"registered_at": records.timestamp(), **self.launcher.attempt_facts()}
         except AccelBenchError as error:
             self.unusable = error
         try:
@@ -162,6 +162,7 @@ class _Attempt:
                 request.run_id, request.cell.cell_id, self.deadline, self.purse.renew
             ) as self.hold,
         ):
+            self.purse.hold = self.hold
             try:
                 return self.carry_out()
             except BaseException as error:
@@ -201,7 +202,8 @@ class _Attempt:
             if not endpoint.scrape:
                 beside.collect(self.lake)
             records.add_facts(self.record, endpoint.facts)
-        self._torn_down()
+        if not self.launcher.remote:
+            self._torn_down()
         say("phase", "checking the samples", {"phase": "verify"})
         shards = self.lake.verify_shards(run_id, plan.shard_count)
         if endpoint.scrape:
@@ -213,8 +215,18 @@ class _Attempt:
         self.record["validity"] = records.json_safe(rules)
         if (rule := first_void(rules)) is not None:
             raise RunVoid(f"The run is void by rule {rule}: {rules[rule]['text']}", self.record)
-        self.hold.check()
+        self._refuse_cancelled()
         return self._commit(shards, beside)
+
+    def _refuse_cancelled(self) -> None:
+        """The last moment to hear of a cancel. A lost sign of life costs nothing now: whoever took the run for dead has
+        written its record, and the commit finds that.
+        """
+        try:
+            self.hold.check()
+        except LaunchError as error:
+            if error.code == "cancelled":
+                raise
 
     def _spec(self) -> ServerSpec:
         request = self.request
@@ -333,10 +345,12 @@ class _Attempt:
         if self.ended:
             return
         self.ended = True
+        if isinstance(error, LaunchError) and error.code == "conflict" and self.launcher.remote:
+            raise error  # another process works on this run, and its record is that one's to write
         status, code, text = classify(error, self.record["validity"], self.work_dir, self.secrets)
         self.record |= {"status": status, "failure_code": code, "failure_text": text[:_TEXT_LIMIT]}
-        if self.record["torn_down_at"] is None:
-            self._torn_down()
+        if self.record["torn_down_at"] is None and not self.launcher.remote:
+            self._torn_down()  # of machines elsewhere only their launcher knows
         self._close_accounts()
         keep_logs(self.lake, self.request.run_id, self.work_dir, self.secrets, self.on_event)
         unrecorded = ""
@@ -364,9 +378,11 @@ class _Attempt:
     def _close_accounts(self) -> None:
         seconds = time.monotonic() - self.started
         self.record["overhead_s"] = seconds - self.load_s - self.serve_s
-        estimate = self.request.estimate
-        usd_per_hour = self.request.usd_per_hour if estimate is None else float(estimate.usd_per_hour)
-        records.add_cost(self.record, usd_per_hour, seconds)
+        if self.launcher.paid:
+            self.purse.add_up()
+            records.add_spent(self.record, self.purse.spent_usd)
+        else:
+            records.add_cost(self.record, self.request.usd_per_hour, seconds)
         self.record = records.clean(self.record, self.secrets)
 
     def _clean_up(self) -> None:

@@ -13,6 +13,8 @@ from datetime import datetime
 from decimal import ROUND_HALF_EVEN, ROUND_UP, Decimal, InvalidOperation
 from typing import Protocol
 
+NODE_IDLE_S = 600
+"""Seconds a node stays after its last pod: the NodePools' ``consolidateAfter``. They are paid for as well."""
 QUANTUM = Decimal("0.0000000001")
 """The ten decimals of the ledger's columns."""
 LIMIT = Decimal(10) ** 10
@@ -90,9 +92,11 @@ class Budget(Protocol):
         """
         ...
 
-    def settle_run(self, run_id: str, usd: Decimal | None = None) -> bool:
-        """End a dead run's reservation with *usd*, or with the cost of the time until now; whether there was one to
-        end. Raises ``LaunchError`` (``no_ledger``).
+    def settle_run(self, run_id: str, usd: Decimal | None = None, *, ran_until_now: bool = True) -> bool:
+        """End a dead run's reservation; whether there was one to end. Raises ``LaunchError`` (``no_ledger``).
+
+        With *usd*; without it, of a run whose servers were there until now, the cost until then and of the idle node;
+        of any other what it can have cost until its reservation ran out, at most what was reserved.
         """
         ...
 

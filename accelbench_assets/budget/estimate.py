@@ -7,11 +7,13 @@ Belongs here: instances × hours × price, and where the price comes from. Does 
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from accelbench_assets.budget.base import Estimate, dollars
 from accelbench_assets.errors import LaunchError
+from accelbench_assets.pricing import store
 from accelbench_assets.pricing.packaged import on_demand
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ def _price(
 def lake_prices(lake: Lake) -> PriceLookup:
     """A lookup in the lake's price points: the newest on-demand price of the type in the region.
 
-    The table is read at the first question. ``LakeError`` if it cannot be.
+    The last snapshot is read at the first question. ``LakeError`` if it cannot be.
     """
     rows: list[dict[str, Any]] | None = None
 
@@ -87,7 +89,7 @@ def lake_prices(lake: Lake) -> PriceLookup:
         if rows is None:
             rows = [
                 row
-                for row in lake.read_table("price_points").to_pylist()
+                for row in store.latest(lake.storage, datetime.now(UTC).date())
                 if row["tier"] == "on_demand" and row["usd_per_hour"] and row["fetched_at"]
             ]
         fitting = [r for r in rows if r["instance_type"] == instance_type and r["region"] == region]

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, ROUND_UP, Decimal
 from typing import Any
 
-from accelbench_assets.budget.base import MonthToDate, dollars
+from accelbench_assets.budget.base import NODE_IDLE_S, MonthToDate, dollars
 from accelbench_assets.budget.connection import TIMEOUT_S, has_table, make_table, transaction
 from accelbench_assets.errors import LaunchError
 from accelbench_assets.settings_groups import BudgetSettings
@@ -61,7 +61,12 @@ where run_id = %(run_id)s and (settled_how is null or settled_how = 'expired')
 _SETTLE = """
 update accelbench.budget_ledger
 set settled_usd = coalesce(%(usd)s::numeric,
-    usd_per_hour * (extract(epoch from greatest(%(now)s, reserved_at) - reserved_at) / 3600)::numeric),
+    case when %(ran)s
+      then usd_per_hour
+        * ((extract(epoch from greatest(%(now)s, reserved_at) - reserved_at) + %(idle_s)s) / 3600)::numeric
+      else least(reserved_usd, usd_per_hour
+        * (extract(epoch from greatest(least(%(now)s, expires_at), reserved_at) - reserved_at) / 3600)::numeric)
+    end),
   settled_at = greatest(%(now)s, reserved_at), settled_how = %(how)s
 where run_id = %(run_id)s and (settled_how is null or settled_how = 'expired')
 """
@@ -142,19 +147,20 @@ class PostgresBudget:
                 code="lease_lost",
             )
 
-    def settle_run(self, run_id: str, usd: Decimal | None = None) -> bool:
+    def settle_run(self, run_id: str, usd: Decimal | None = None, *, ran_until_now: bool = True) -> bool:
         """See ``Budget.settle_run``. A reservation that the run itself settled stays as it is."""
-        return self.end_run(run_id, usd, "reaped")
+        return self.end_run(run_id, usd, "reaped", ran_until_now=ran_until_now)
 
-    def end_run(self, run_id: str, usd: Decimal | None, how: str) -> bool:
-        """Settle with *usd* (``None``: time until now at the reserved price) unless that was done before; whether it
-        was done now. *how* is ``settled`` or ``reaped``.
+    def end_run(self, run_id: str, usd: Decimal | None, how: str, *, ran_until_now: bool = True) -> bool:
+        """Settle with *usd* (``None``: as ``Budget.settle_run`` says) unless that was done before; whether it was done
+        now. *how* is ``settled`` or ``reaped``.
         """
         amount = None if usd is None else dollars(usd, "settlement", positive=False)
         self._make_ready()
         with transaction(self._dsn, self._timeout_s) as connection:
             now = _decide(connection)
-            row = {"run_id": run_id, "usd": amount, "how": how, "now": now}
+            row: dict[str, Any] = {"run_id": run_id, "usd": amount, "how": how, "now": now}
+            row |= {"ran": ran_until_now, "idle_s": NODE_IDLE_S}
             return bool(connection.execute(_SETTLE, row).rowcount)
 
     def month_to_date(self) -> MonthToDate:

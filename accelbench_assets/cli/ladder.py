@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from accelbench_assets.cli.output import GAP, console, new_table, number, plain, share, styled
 from accelbench_assets.cli.progress import load_label
 from accelbench_assets.cli.results import RunResults, quantile_cell
+from accelbench_assets.cli.state import STATE
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,13 +50,18 @@ def figures(
 
 
 def cost_rows(results: RunResults) -> dict[int, Mapping[str, Any]]:
-    """One priced row a step: a declared price first, else on demand."""
+    """One priced row a step: a declared price first, else on demand, first in the region of the settings."""
     priced = [row for row in results.cost if row.get("usd_per_1m_output_full_hour") is not None]
-    order = {"declared": 0, "on_demand": 1}
     chosen: dict[int, Mapping[str, Any]] = {}
-    for row in sorted(priced, key=lambda r: order.get(str(r.get("tier")), 2), reverse=True):
+    for row in sorted(priced, key=_distance, reverse=True):
         chosen[row["step_index"]] = row
     return chosen
+
+
+def _distance(row: Mapping[str, Any]) -> tuple[int, bool, str]:
+    """How far a price is from what somebody here would pay first."""
+    tier = {"declared": 0, "on_demand": 1}.get(str(row.get("tier")), 2)
+    return tier, row.get("region") != STATE.settings.region, str(row.get("region"))
 
 
 def cost_line(results: RunResults) -> str:
@@ -79,10 +85,10 @@ def has_price(results: RunResults) -> bool:
 
 def missing_cost(results: RunResults) -> str:
     """Why there is no cost figure, and what would give one."""
-    reasons = sorted({str(row["missing_reason"]) for row in results.cost if row.get("missing_reason")})
+    unpriced = sorted((row for row in results.cost if row.get("missing_reason")), key=_distance)
     reason = (
-        reasons[0]
-        if reasons
+        str(unpriced[0]["missing_reason"])
+        if unpriced
         else results.record.get("cost_missing_reason") or "no price is known for this instance"
     )
     known = "--usd-per-hour" in reason or has_price(results)

@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from accelbench_assets.cli import cells, state
+from accelbench_assets.cli import cells, instances, models, prices, state
 from accelbench_assets.cli.cancel import cancel
 from accelbench_assets.cli.compare import compare
 from accelbench_assets.cli.config import config
@@ -68,6 +68,9 @@ COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
 for command, short in COMMANDS:
     app.command(short_help=short)(command)
 app.command("import", short_help="Bring in result files of other load generators.")(import_results)
+app.add_typer(prices.app, name="prices", short_help="What machines cost, who says so, and since when.")
+app.add_typer(models.app, name="models", short_help="What models are: list, show.")
+app.add_typer(instances.app, name="instances", short_help="What instance types are: list, show.")
 app.add_typer(cells.app, name="cells", short_help="List, show and sync what there is to measure.")
 
 

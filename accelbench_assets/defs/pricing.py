@@ -1,9 +1,10 @@
 """Price snapshots.
 
-Belongs here: the daily asset, its job and its freshness.
+Belongs here: the daily asset, its checks, its job and its freshness.
 Does not belong here: prices and formulas (``pricing``).
 """
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
@@ -12,18 +13,28 @@ from pydantic import Field
 from accelbench_assets.defs.metadata import OWNERS, table_metadata
 from accelbench_assets.defs.resources import AccelBench
 from accelbench_assets.launch.host import local_instance
-from accelbench_assets.pricing.snapshot import price_points
+from accelbench_assets.pricing.refresh import Report, take
+from accelbench_assets.pricing.sources import Sources
 
 FIRST_DAY = "2026-11-01"
+SHOWN = 20
 days = dg.DailyPartitionsDefinition(start_date=FIRST_DAY, end_offset=1)
 
 
 class PricingConfig(dg.Config):
-    """Prices the user declares, beside what is known."""
+    """Prices the user declares, beside what is known, and whether sources may be asked."""
 
     declared_usd_per_hour: dict[str, float] = Field(
         default_factory=dict, description="Instance type to USD per hour, as declared by the user."
     )
+    ask: bool = Field(
+        default=True,
+        description="Ask the sources that settings allow (prices.aws) for what is due; false: only what is known.",
+    )
+
+
+def _spec(name: str, description: str, *, blocking: bool = False) -> dg.AssetCheckSpec:
+    return dg.AssetCheckSpec(name=name, asset="pricing_snapshots", blocking=blocking, description=description)
 
 
 @dg.asset(
@@ -34,18 +45,22 @@ class PricingConfig(dg.Config):
     # One snapshot a day is the promise; a day and a half old is late.
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=36)),
     check_specs=[
-        dg.AssetCheckSpec(
-            name="price_or_reason",
-            asset="pricing_snapshots",
+        _spec(
+            "price_or_reason",
+            "Every price point has either a positive price or the reason it has none.",
             blocking=True,
-            description="Every price point has either a positive price or the reason it has none.",
-        )
+        ),
+        _spec(
+            "possible_prices", "No source gave an impossible price, and no two prices contradict each other."
+        ),
+        _spec("price_jumps", "No price moved by more than 20 % since the day before."),
+        _spec("sources_answered", "Every source that was asked answered; else its last good prices stand."),
     ],
 )
 def pricing_snapshots(
     context: dg.AssetExecutionContext, config: PricingConfig, accelbench: AccelBench
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    """Price points of one day: packaged on-demand facts and declared prices, each dated and sourced, or a reason."""
+    """Price points of one day: packaged, asked, carried on and declared ones, each dated and sourced, or a reason."""
     settings, lake = accelbench.settings(), accelbench.lake()
     here = local_instance()
     declared = dict(config.declared_usd_per_hour)
@@ -54,22 +69,51 @@ def pricing_snapshots(
     unpriced = {here} | {
         r["instance_type"] for r in lake.run_records() if "-" in r["instance_type"].split(".")[0]
     }
-    table = price_points(
+    report = take(
+        lake,
         date.fromisoformat(context.partition_key),
+        Sources.of(settings),
         declared=tuple(declared.items()),
         also=tuple(sorted(unpriced)),
+        regions=(settings.region,),
+        providers=None if config.ask else (),
     )
-    bad = sum(
-        (row["usd_per_hour"] is None) == (row["missing_reason"] is None) or (row["usd_per_hour"] or 1) <= 0
-        for row in table.select(["usd_per_hour", "missing_reason"]).to_pylist()
-    )
-    uri = lake.write_fact("price_points", context.partition_key, table)
+    for outcome in report.failed:
+        context.log.warning(outcome.sentence)
     return dg.MaterializeResult(
-        metadata=table_metadata(table, uri),
-        check_results=[
-            dg.AssetCheckResult(check_name="price_or_reason", passed=bad == 0, metadata={"bad_rows": bad})
-        ],
+        metadata={
+            **table_metadata(report.table, report.uri),
+            "asked": [outcome.sentence for outcome in report.outcomes],
+            "not_due": report.fresh,
+        },
+        check_results=_checks(report),
     )
+
+
+def _checks(report: Report) -> list[dg.AssetCheckResult]:
+    rows = report.table.select(["effective_usd_per_hour", "missing_reason"]).to_pylist()
+    bad = sum(
+        (row["effective_usd_per_hour"] is None) == (row["missing_reason"] is None)
+        or (row["effective_usd_per_hour"] or 1) <= 0
+        for row in rows
+    )
+
+    def told(name: str, findings: Sequence[str], severity: dg.AssetCheckSeverity) -> dg.AssetCheckResult:
+        shown: list[str] = list(findings[:SHOWN])
+        return dg.AssetCheckResult(
+            check_name=name,
+            passed=not findings,
+            severity=severity,
+            metadata={"found": len(findings), "first": shown},
+        )
+
+    error, warn = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
+    return [
+        dg.AssetCheckResult(check_name="price_or_reason", passed=bad == 0, metadata={"bad_rows": bad}),
+        told("possible_prices", [*report.impossible, *report.at_odds], error),
+        told("price_jumps", report.jumps, warn),
+        told("sources_answered", [outcome.sentence for outcome in report.failed], warn),
+    ]
 
 
 pricing_job = dg.define_asset_job("daily_prices", selection=[pricing_snapshots])

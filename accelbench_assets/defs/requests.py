@@ -14,11 +14,10 @@ from datetime import datetime
 import dagster as dg
 from pydantic import Field
 
-from accelbench_assets.bench.paying import NODE_IDLE_S
 from accelbench_assets.bench.record import new_run_id
 from accelbench_assets.bench.request import LoadOptions, RunRequest, claimed_level
-from accelbench_assets.budget.base import Estimate
-from accelbench_assets.budget.estimate import estimate
+from accelbench_assets.budget.base import NODE_IDLE_S, Estimate
+from accelbench_assets.budget.estimate import PriceLookup, estimate, lake_prices
 from accelbench_assets.errors import UsageError
 from accelbench_assets.lake.lake import Lake
 from accelbench_assets.scrub import looks_secret
@@ -67,6 +66,8 @@ class BenchmarkConfig(dg.Config):
     requested_by: str = Field(default="", description="Who asked for the run.")
 
 
+LONGEST_PAID_S = 8400.0
+"""The cluster's own limits (run monitoring, nodes' expiry) stand a little behind it."""
 SEARCH_LOAD_S = 1800.0  # load of a capacity search: it says how far it came
 
 
@@ -153,6 +154,11 @@ def build_request(
     model_id = config.model_id or (models[cell.model].model_id if cell.model in models else cell.model)
     deadline_s = config.deadline_s or deadline_of(cell, workload, load_options, settings)
     own = cell.family in OWN_FAMILIES
+    if not own and deadline_s > LONGEST_PAID_S:
+        raise UsageError(
+            f"deadline_s: {deadline_s:.0f} s is beyond {LONGEST_PAID_S:.0f} s, after which the cluster ends any run.",
+            hint="Split the ladder into several runs.",
+        )
     return RunRequest(
         cell=cell,
         workload=workload,
@@ -167,7 +173,9 @@ def build_request(
         requested_by=config.requested_by or None,
         requested_at=origin.requested_at,
         **(origin.artefacts or lake.cell_artefacts(cell.key_text)),
-        estimate=None if own else estimate_of(cell, settings, deadline_s, config.usd_per_hour or None),
+        estimate=None
+        if own
+        else estimate_of(cell, settings, deadline_s, config.usd_per_hour or None, lake_prices(lake)),
         dagster_run_id=_uuid_or_none(origin.dagster_run_id),
         endpoint_url=endpoint_url,
         api_key_env=config.api_key_env or None,
@@ -186,7 +194,7 @@ def build_request(
 
 
 def estimate_of(
-    cell: BenchmarkCell, settings: Settings, deadline_s: float, declared: float | None
+    cell: BenchmarkCell, settings: Settings, deadline_s: float, declared: float | None, lookup: PriceLookup
 ) -> Estimate:
     """What the run may cost at most: every instance until the deadline, and until its idle node is taken away."""
     return estimate(
@@ -195,6 +203,7 @@ def estimate_of(
         region=settings.region,
         seconds=deadline_s + NODE_IDLE_S,
         declared=declared,
+        lookup=lookup,
     )
 
 

@@ -19,9 +19,11 @@ from functools import cache
 
 import dagster as dg
 
+from accelbench_assets.budget.estimate import lake_prices
 from accelbench_assets.defs.benchmarks import ARTEFACT_TAGS, asset_suffix, cells_partitions
 from accelbench_assets.defs.resources import AccelBench
 from accelbench_assets.errors import LakeError, UsageError
+from accelbench_assets.lake.lake import Lake
 from accelbench_assets.releases import look
 from accelbench_assets.releases.cursor import Cursor, decode, encode
 from accelbench_assets.releases.follow import Caps, Decision, Request, Spent, follow
@@ -60,11 +62,14 @@ def spent_this_month(instance: dg.DagsterInstance, now: datetime) -> Spent:
     return Spent(len(runs), usd)
 
 
-def estimator(settings: Settings) -> Callable[[BenchmarkCell], Decimal]:
+def estimator(settings: Settings, lake: Lake) -> Callable[[BenchmarkCell], Decimal]:
     """What a run of a cell may cost at most, as its pre-flight will reckon it; ``LaunchError`` if nobody knows."""
     from accelbench_assets.bench.request import LoadOptions
     from accelbench_assets.defs.requests import deadline_of, estimate_of
     from loadgen.workloads import Workload, load
+
+    prices = lake_prices(lake)
+    prices("", settings.region)  # read now: a lake that is down is no price that is unknown
 
     @cache
     def profile(name: str) -> Workload:
@@ -75,7 +80,7 @@ def estimator(settings: Settings) -> Callable[[BenchmarkCell], Decimal]:
 
     def usd(cell: BenchmarkCell) -> Decimal:
         deadline_s = deadline_of(cell, profile(cell.workload), LoadOptions(), settings)
-        return estimate_of(cell, settings, deadline_s, None).usd
+        return estimate_of(cell, settings, deadline_s, None, prices).usd
 
     return usd
 
@@ -154,7 +159,7 @@ def evaluate(
                 usd_per_month=watch.max_usd_per_month,
                 usd_per_run=settings.budget.max_usd_per_run,
             ),
-            estimate=estimator(settings),
+            estimate=estimator(settings, accelbench.lake()),
             now=now,
             spent=spent_this_month(context.instance, now),
             dry_run=watch.dry_run,

@@ -120,7 +120,7 @@ class Session:
         self.materialize(
             "pricing_snapshots",
             partition=pricing.today(),
-            config={"pricing_snapshots": {"declared_usd_per_hour": dict(declared)}},
+            config={"pricing_snapshots": {"declared_usd_per_hour": dict(declared), "ask": False}},
         )
 
     def refresh(self, declared: Mapping[str, float]) -> None:

@@ -15,11 +15,15 @@ __all__ = ["CACHE", "ContainerEngine", "VllmImage", "VllmNeuronImage", "containe
 
 
 class VllmImage(ContainerEngine):
-    """``vllm/vllm-openai``: its entry point is the server, its user is root, and it holds Run:ai's model streamer."""
+    """``vllm/vllm-openai``: its user is root, and it holds Run:ai's model streamer.
+
+    The server is started as a module: ``vllm serve``, the entry point of recent images, no longer wants ``--model``.
+    """
 
     flavour = "vllm"
     device = "nvidia.com/gpu"
     taint = "nvidia.com/gpu"
+    command = ("python3", "-m", "vllm.entrypoints.openai.api_server")
     streams_from_s3 = True
 
     def public_image(self, version: str) -> str:

@@ -252,6 +252,7 @@ def end_lost(storage: Storage, attempt: Mapping[str, Any], code: str, text: str)
         "status": "infra_lost",
         "failure_code": code,
         "failure_text": text,
+        "cost_missing_reason": "the run was closed by others, who cannot know how long its machines ran",
         "committed_at": datetime.now(UTC).isoformat(timespec="microseconds"),
     }
     return record if finish(storage, record) else None

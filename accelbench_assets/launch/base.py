@@ -119,6 +119,9 @@ class LoadManifest:
 class AttemptHold(Protocol):
     """What keeps others from taking an attempt for dead while it lasts."""
 
+    billed_since: float | None
+    """Monotonic time from which rented machines of the attempt cost money; ``None`` before there are any."""
+
     def check(self) -> None:
         """Raise ``LaunchError``: ``lease_lost`` when others may take it for dead, ``cancelled`` when somebody asked
         for its end.
@@ -128,6 +131,8 @@ class AttemptHold(Protocol):
 
 class NoHold:
     """On one machine the run's lock, which the kernel drops with its process, is enough."""
+
+    billed_since: float | None = None
 
     def check(self) -> None:
         """Nothing can be lost."""

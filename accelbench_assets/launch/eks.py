@@ -36,9 +36,9 @@ from accelbench_assets.launch.kube.errors import KubeError
 from accelbench_assets.launch.kube.follow import LogFollower
 from accelbench_assets.launch.kube.lease import LeaseKeeper
 from accelbench_assets.launch.kube.look import Object
-from accelbench_assets.launch.kube.reap import remove_run
+from accelbench_assets.launch.kube.reap import UNSEEN_S, reaper_seen, remove_run
 from accelbench_assets.launch.kube.start import Start
-from accelbench_assets.launch.kube.teardown import LIMIT_S, await_gone, remove_parts, undisturbed
+from accelbench_assets.launch.kube.teardown import LIMIT_S, await_gone, remove_parts, still_there, undisturbed
 from accelbench_assets.launch.manifests import SERVER, anchor_object
 from accelbench_assets.settings import Settings
 from loadgen.plan import Plan
@@ -54,6 +54,7 @@ class _Attempt:
     anchor: Object
     keeper: LeaseKeeper
     expires_at: datetime
+    on_event: EventSink | None = None
 
 
 class EksLauncher:
@@ -82,17 +83,23 @@ class EksLauncher:
         return self._known
 
     def attempt_facts(self) -> dict[str, Any]:
-        """The cluster's identity and namespace. Raises ``LaunchError``: ``no_cluster``, ``api_denied``, and
-        ``bad_config`` for a lake that pods cannot reach.
+        """The cluster's identity and namespace, and the time there. Raises ``LaunchError``: ``no_cluster``,
+        ``api_denied``, ``bad_config`` for a lake that pods cannot reach, ``no_reaper``.
         """
         cluster = self._cluster()
-        facts = {"cluster": cluster.namespace_uid(), "namespace": cluster.namespace}
+        facts = {
+            "cluster": cluster.namespace_uid(),
+            "namespace": cluster.namespace,
+            "registered_at": iso(cluster.server_time()),
+        }
         if not self._lake_url.startswith("s3://") and not cluster.emulated():
             raise LaunchError(
                 f"Pods cannot write into {self._lake_url}, which is on this machine.",
                 code="bad_config",
                 hint="Put the lake on S3 (setting lake).",
             )
+        if self._kube.require_reaper and not cluster.emulated():
+            _require_reaper(cluster)
         return facts
 
     @contextmanager
@@ -103,6 +110,7 @@ class EksLauncher:
         those of the client.
         """
         cluster, mine, waits = self._cluster(), True, True
+        current: _Attempt | None = None
         lasts = timedelta(seconds=deadline.remaining() + naming.EXPIRY_MARGIN_S)
         expires_at = cluster.server_time() + lasts
         try:
@@ -114,7 +122,7 @@ class EksLauncher:
                 mine = error.code != "conflict"  # another process works on it: nothing here is ours to remove
                 raise
             try:
-                self._attempt = _Attempt(run_id, anchor, keeper, expires_at)
+                self._attempt = current = _Attempt(run_id, anchor, keeper, expires_at)
                 yield keeper
             finally:
                 self._attempt = None
@@ -124,7 +132,11 @@ class EksLauncher:
             raise
         finally:
             if mine:
-                undisturbed(lambda: _remove_whole(cluster, run_id, waits=waits))
+                told: list[str] = []
+                try:
+                    undisturbed(lambda: told.extend(_remove_whole(cluster, run_id, waits=waits)))
+                finally:
+                    _tell(current, told)
 
     def _current(self, run_id: str) -> _Attempt:
         if self._attempt is None or self._attempt.run_id != run_id:
@@ -137,6 +149,7 @@ class EksLauncher:
         ``wrong_instance``, of the client and of the manifests.
         """
         cluster, current = self._cluster(), self._current(spec.run_id)
+        current.on_event = on_event
         follower = LogFollower(cluster, spec.work_dir, "engine", SERVER)
         endpoint: Endpoint | None = None
         waits = True
@@ -154,13 +167,19 @@ class EksLauncher:
             )
             raise
         finally:
-            told: list[str] = []
-            undisturbed(lambda: told.extend(_remove_served(cluster, spec.run_id, waits=waits)))
-            if endpoint is not None:
-                endpoint.facts["torn_down_at"] = iso(utc_now())
-            follower.close()
-            for text in (*told, *current.keeper.warnings):
-                on_event("warning", text, {})
+            told = ["The servers' removal did not end in time."]
+
+            def remove() -> None:
+                told[:] = _remove_served(cluster, spec.run_id, waits=waits)
+
+            try:
+                undisturbed(remove)
+            finally:
+                if endpoint is not None and not told:
+                    endpoint.facts["torn_down_at"] = iso(utc_now())
+                follower.close()
+                for text in (*told, *current.keeper.warnings):
+                    on_event("warning", text, {})
 
     def load(
         self,
@@ -200,20 +219,44 @@ def _generator_env(out: str, region: str) -> dict[str, str]:
     return {"AWS_REGION": region, **given}
 
 
+def _require_reaper(cluster: Cluster) -> None:
+    """Raise ``LaunchError`` (``no_reaper``) when nobody would remove what a dead orchestrator leaves."""
+    seen = reaper_seen(cluster)
+    if seen is not None and (cluster.server_time() - seen).total_seconds() <= UNSEEN_S:
+        return
+    since = "has never looked after this cluster" if seen is None else f"was last at work at {iso(seen)}"
+    raise LaunchError(
+        f"The reaper {since}: nodes of a run whose orchestrator dies would be paid for without end.",
+        code="no_reaper",
+        hint="Apply infra/k8s/80-reaper.yaml, or run `accelbench reap --cluster` every five minutes.",
+    )
+
+
 def _remove_served(cluster: Cluster, run_id: str, *, waits: bool) -> list[str]:
-    """Delete what serves and loads; sentences about what stays."""
+    """Delete what serves and loads; sentences about what stays, none when nothing does."""
     told = remove_parts(cluster, run_id)
-    if waits and (left := await_gone(cluster, run_id, None, LIMIT_S - 5.0)):
+    if left := still_there(cluster, run_id, LIMIT_S - 5.0 if waits else 0.0):
         told.append(f"Not gone yet: {', '.join(left)}. The cluster is removing them.")
     return told
 
 
-def _remove_whole(cluster: Cluster, run_id: str, *, waits: bool) -> None:
-    """Nothing of the run stays; what cannot be removed now goes with the anchor or by the reaper."""
+def _tell(attempt: _Attempt | None, told: list[str]) -> None:
+    """Pass on what leaving an attempt could not remove; whoever listened to its servers still does."""
+    if attempt is None:
+        return
+    for text in told:
+        attempt.keeper.warnings.append(text)
+        if attempt.on_event is not None:
+            attempt.on_event("warning", text, {})
+
+
+def _remove_whole(cluster: Cluster, run_id: str, *, waits: bool) -> list[str]:
+    """Nothing of the run stays; what cannot be removed now goes with the anchor or by the reaper, and is told of."""
     try:
         waits = waits and bool(
             await_gone(cluster, run_id, None, 0.0)
         )  # all else goes as soon as it is asked to
-        remove_run(cluster, run_id, wait_s=LIMIT_S - 5.0 if waits else 0.0)
-    except AccelBenchError:
-        return
+        left = remove_run(cluster, run_id, wait_s=LIMIT_S - 5.0 if waits else 0.0)
+    except AccelBenchError as error:
+        return [f"{error.message} What is left of run {run_id} is the reaper's to remove."]
+    return [f"Left of run {run_id} for the reaper: {', '.join(left)}."] if left else []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal, InvalidOperation
@@ -16,10 +17,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from accelbench_assets.errors import AccelBenchError
-from partitions.catalog import load_instances
 
 FILE = Path(__file__).resolve().parent / "on_demand.csv"
 COLUMNS = ("instance_type", "region", "usd_per_hour", "as_of", "source", "missing_reason")
+_TYPE = re.compile(r"[a-z][a-z0-9-]*\.[a-z0-9-]+")
 
 
 class PriceFileError(AccelBenchError):
@@ -44,8 +45,8 @@ def _refuse(row: str, field: str, problem: str) -> NoReturn:
 
 def _price(raw: dict[str, str]) -> OnDemandPrice:
     name = raw["instance_type"]
-    if name not in load_instances():
-        _refuse(name, "instance_type", "is not in instances.yaml")
+    if not _TYPE.fullmatch(name):
+        _refuse(name, "instance_type", "is not the name of an EC2 instance type")
     for field in ("region", "source"):
         if not raw[field]:
             _refuse(name, field, "is empty")

@@ -1,41 +1,49 @@
-"""The price points of one day.
+"""The price points of one day, as the table that is kept.
 
-Belongs here: the rows of ``price_points`` from packaged on-demand facts and from what the user declares;
-every instance asked for has a row, with a price or with the reason it has none. Does not belong here: reading
-the packaged file (``packaged``), the formulas (``cost``).
+Belongs here: rows and ids of ``price_points`` from points, the declared prices, the machines that have no list price.
+Does not belong here: asking anybody (``refresh``), which points hold (``merge``), the formulas of cost (``cost``).
 
 Rows are deterministic: the same day, facts, declarations and moment give the same ids and bytes. A packaged
 price is dated with the day it was read from its source, never with the day of the snapshot.
+
+``snapshot_id`` is the day, the newest moment anything in it was asked, the number of rows and a hash of everything the
+snapshot holds: by its text a later snapshot of a day is the greater one.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, time
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 from accelbench_assets.errors import UsageError
 from accelbench_assets.lake.tables import SCHEMAS
-from accelbench_assets.pricing.packaged import file_sha256, on_demand
+from accelbench_assets.pricing.amazon import PACKAGED_REGION, blanks, ec2_types
+from accelbench_assets.pricing.merge import newest, settled
+from accelbench_assets.pricing.points import (
+    AWS,
+    DECLARED,
+    LIMIT,
+    LONG_AGO,
+    ON_DEMAND,
+    QUANTUM,
+    UNSTATED_REGION,
+    Point,
+)
+from accelbench_assets.pricing.providers import packaged_points
 from partitions.catalog import load_instances
 from partitions.cell import OWN_FAMILIES, CellError, family_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-QUANTUM = Decimal("0.0000000001")  # the ten decimals of the column
-LIMIT = Decimal(10) ** 10
 DECLARED_SOURCE = "declared by the user"
-PACKAGED_REGION = "us-east-1"
-UNSTATED_REGION = "unstated"  # of a declared price: the user says what, not where
 NO_PRICE = {
     "local": "this machine has no price; declare one with --usd-per-hour",
     "endpoint": "the price of this server is not known; declare one with --usd-per-hour",
 }
-_IDENTITY = ("provider", "region", "instance_type", "tier", "usd_per_hour")
 
 
 def declared_price(instance_type: str, usd_per_hour: object) -> Decimal:
@@ -56,60 +64,90 @@ def _family(instance_type: str) -> str:
         raise UsageError(f"Price of {error}.") from None
 
 
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, time(), UTC)
-
-
-def _row(instance_type: str, **fields: Any) -> dict[str, Any]:
+def _own(instance_type: str) -> dict[str, Any]:
+    """The columns that say what machine this is: one of AWS, or one that is the user's own affair."""
     family = _family(instance_type)
-    own = family in OWN_FAMILIES
-    return {
-        "provider": family if own else "aws",
-        "region": family if own else UNSTATED_REGION,
-        "instance_type": instance_type,
-        "os": None if own else "linux",
-        "tenancy": None if own else "shared",
-        "tier": "on_demand",
-        **fields,
-        "effective_usd_per_hour": fields.get("usd_per_hour"),
-    }
+    if family in OWN_FAMILIES:
+        return {"provider": family, "region": UNSTATED_REGION, "os": None, "tenancy": None}
+    return {"provider": AWS, "region": UNSTATED_REGION}
 
 
-def _packaged_row(instance_type: str) -> dict[str, Any]:
-    price = on_demand().get(instance_type)
-    if price is None:
-        reason = NO_PRICE.get(_family(instance_type))
-        if reason is not None:
-            return _row(instance_type, missing_reason=reason)
+def _unpriced(instance_type: str) -> Point:
+    columns = _own(instance_type)
+    reason = NO_PRICE.get(columns["provider"])
+    if reason is None:
+        columns["region"] = PACKAGED_REGION
         reason = f"no on-demand price of {instance_type} in {PACKAGED_REGION} is packaged"
-        return _row(instance_type, region=PACKAGED_REGION, missing_reason=reason)
-    known = _midnight(price.as_of)
-    return _row(
-        instance_type,
-        region=price.region,
-        usd_per_hour=None if price.usd_per_hour is None else price.usd_per_hour.quantize(QUANTUM),
-        effective_from=known,
-        fetched_at=known,
-        source=price.source,
-        source_sha256=file_sha256(),
-        missing_reason=price.missing_reason,
-    )
+    return Point(instance_type=instance_type, tier=ON_DEMAND, missing_reason=reason, **columns)
 
 
-def _declared_row(instance_type: str, usd_per_hour: object, day: date, at: datetime) -> dict[str, Any]:
-    return _row(
-        instance_type,
-        tier="declared",
+def _declared(instance_type: str, usd_per_hour: object, day: date, at: datetime) -> Point:
+    return Point(
+        instance_type=instance_type,
+        tier=DECLARED,
         usd_per_hour=declared_price(instance_type, usd_per_hour),
-        effective_from=_midnight(day),
+        effective_from=datetime.combine(day, time(), UTC),
         fetched_at=at,
         source=DECLARED_SOURCE,
+        **_own(instance_type),
     )
 
 
-def _digest(document: object, length: int) -> str:
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
+def day_points(
+    day: date,
+    *,
+    declared: tuple[tuple[str, Decimal | float | str], ...] = (),
+    also: Iterable[str] = (),
+    at: datetime | None = None,
+    known: Iterable[Point] = (),
+    notes: Iterable[Point] = (),
+    fetched: Iterable[Point] = (),
+    regions: Iterable[str] = (PACKAGED_REGION,),
+) -> list[Point]:
+    """Everything that holds on *day*: for each type, region and tier the price, or the reason there is none.
+
+    Packaged facts known by then, *known* (carried on from earlier days), *fetched*, and *declared* (instance type, USD
+    per hour; *at*, UTC, now if not given). Blank tiers of the EC2 types stand in every one of *regions* and wherever
+    there are prices; *notes* are blanks that say more than the general one. A machine of *also* that nobody priced
+    gets its reason. Raises ``UsageError`` for a declared price that is not positive, is given twice, or is of no known
+    family.
+    """
+    stamp = at or datetime.now(UTC)
+    prices = dict(declared)
+    if len(prices) != len(declared):
+        raise UsageError("usd_per_hour is declared twice for the same instance.")
+    end = datetime.combine(day, time.max, UTC)
+    packaged = [p for p in packaged_points() if p.fetched_at is None or p.fetched_at <= end]
+    known, fetched = list(known), list(fetched)
+    asked = {p.region for p in (*known, *packaged, *fetched) if p.provider == AWS}
+    places = tuple(sorted({*regions, *asked} - {UNSTATED_REGION}))
+    return settled(
+        newest(
+            blanks(places, ec2_types()),
+            (_unpriced(n) for n in sorted(set(also) - set(prices) - set(load_instances()))),
+            notes,
+            known,
+            packaged,
+            fetched,
+            (_declared(name, usd, day, stamp) for name, usd in sorted(prices.items())),
+        )
+    )
+
+
+def to_table(day: date, points: Sequence[Point]) -> pa.Table:
+    """*points* as a snapshot of *day*, schema ``price_points``."""
+    import orjson
+    import pyarrow as pa
+
+    rows = [point.to_row() for point in points]
+    asked = max((row["fetched_at"] or LONG_AGO for row in rows), default=LONG_AGO)
+    content = orjson.dumps([day, rows], default=str, option=orjson.OPT_SORT_KEYS | orjson.OPT_UTC_Z)
+    digest = hashlib.sha256(content).hexdigest()[:12]
+    snapshot_id = f"{day.isoformat()}-{asked:%Y%m%dT%H%M%S%f}-{len(rows):06d}-{digest}"
+    for number, row in enumerate(rows):
+        row["snapshot_id"] = snapshot_id
+        row["price_point_id"] = f"{digest}-{number:05d}"  # counted, since hashes would be a third of the file
+    return pa.Table.from_pylist(rows, schema=SCHEMAS["price_points"])
 
 
 def price_points(
@@ -119,28 +157,5 @@ def price_points(
     also: Iterable[str] = (),
     at: datetime | None = None,
 ) -> pa.Table:
-    """The price points of *day*, schema ``price_points``, one row an instance type and tier.
-
-    On-demand rows for every instance type of ``instances.yaml`` (region of the packaged file; without a
-    price: ``usd_per_hour`` null and ``missing_reason``), a ``declared`` row for every pair of *declared*
-    (instance type, USD per hour), and a row with its reason for every instance of *also* that nobody priced.
-    *at* is when the prices were declared (UTC; now, if not given), so that a later declaration of the same
-    day outdoes an earlier one. ``snapshot_id`` hashes everything the snapshot holds, ``price_point_id`` one
-    row of it.
-
-    Raises ``UsageError`` for a declared price that is not positive, is given twice, or is of no known family.
-    """
-    import pyarrow as pa
-
-    stamp = at or datetime.now(UTC)
-    prices = dict(declared)
-    if len(prices) != len(declared):
-        raise UsageError("usd_per_hour is declared twice for the same instance.")
-    rows = [_packaged_row(name) for name in load_instances()]
-    rows += [_packaged_row(n) for n in sorted(set(also) - set(prices) - set(load_instances()))]
-    rows += [_declared_row(name, usd, day, stamp) for name, usd in sorted(prices.items())]
-    snapshot_id = f"{day.isoformat()}-{_digest(rows, 12)}"
-    for row in rows:
-        row["snapshot_id"] = snapshot_id
-        row["price_point_id"] = _digest([snapshot_id, *(row.get(name) for name in _IDENTITY)], 16)
-    return pa.Table.from_pylist(rows, schema=SCHEMAS["price_points"])
+    """The snapshot of *day* from packaged facts and declarations alone; see :func:`day_points`."""
+    return to_table(day, day_points(day, declared=declared, also=also, at=at))

@@ -213,7 +213,7 @@ def test_at20_a_wall_clock_that_is_set_changes_no_latency(truth: Start) -> None:
 def test_at20_the_drift_of_the_wall_clock_is_reported() -> None:
     workload = workloads.custom(concurrency=1, isl=32, osl=8, duration_s=60.0)
     anchors = ({"wall_ns": 10**18, "mono_ns": 0}, {"wall_ns": 10**18 + 125 * 10**9, "mono_ns": 120 * 10**9})
-    nothing: dict[str, Any] = {"calibration": None, "capacity": None, "canary": None}
+    nothing: dict[str, Any] = {"calibration": None, "capacity": None, "canary": None, "dataset": None}
     record = shard_record(
         make_plan("http://127.0.0.1:1", workload),
         reason=None,
@@ -224,6 +224,7 @@ def test_at20_the_drift_of_the_wall_clock_is_reported() -> None:
         client={},
         causes=[],
         warnings=[],
+        scrapes=[],
         **nothing,
     )
     assert record["drift_ms_per_min"] == pytest.approx(2_500)  # 5 s in two minutes

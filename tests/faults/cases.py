@@ -132,7 +132,7 @@ PODS = [
         "not_ready",
         "deadline",
     ),
-    _pod("no node to be had", "vllm", "unschedulable", ("no_capacity",), "no_capacity"),
+    _pod("no node to be had", "vllm", "unschedulable", FAILED, "unschedulable"),
     _pod("generator crashes", "loadgen", "crash", FAILED, "loadgen_failed", after_s=2.0),
     _pod("generator out of memory", "loadgen", "oom", FAILED, "loadgen_failed", "oom", after_s=2.0),
     _pod("generator's image not found", "loadgen", "image_pull_not_found", FAILED, "image_pull"),

@@ -34,6 +34,7 @@ from tests.faults.orchestrate import carry_out
 from tests.support.eks import PYTHON, EksWorld, make_cell, request_json, short_load
 
 ENDS_S = 100.0
+S3_DOWN_S = 15.0
 STALE_S = 3.0
 
 
@@ -241,7 +242,7 @@ def _kill_server(world: EksWorld, run_id: str, orchestrator: Orchestrator | None
     name = _server_pod(world)["metadata"]["name"]
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if name in process.environ().get("HOSTNAME", "") and "standins" in " ".join(process.cmdline()):
+            if process.environ().get("HOSTNAME") == name:
                 process.kill()
     yield
 
@@ -250,8 +251,10 @@ def _kill_server(world: EksWorld, run_id: str, orchestrator: Orchestrator | None
 def _lose_node(world: EksWorld, run_id: str, orchestrator: Orchestrator | None) -> Iterator[None]:
     name = _server_pod(world)["spec"]["nodeName"]
     world.kube.make_node_unready(name)
-    yield
-    world.kube.make_node_ready(name)
+    try:
+        yield
+    finally:
+        world.kube.make_node_ready(name)
 
 
 @contextlib.contextmanager
@@ -259,14 +262,16 @@ def _delete_node(world: EksWorld, run_id: str, orchestrator: Orchestrator | None
     name = _server_pod(world)["spec"]["nodeName"]
     node = next(n for n in world.kube.objects("", "Node") if n["metadata"]["name"] == name)
     world.kube.delete_node(name)
-    yield
     again = {
         "name": name,
         "labels": node["metadata"]["labels"],
         "taints": node["spec"].get("taints") or [],
         "allocatable": node["status"]["allocatable"],
     }
-    world.kube.add_node(again)
+    try:
+        yield
+    finally:
+        world.kube.add_node(again)
 
 
 @contextlib.contextmanager
@@ -277,20 +282,28 @@ def _evict_server(world: EksWorld, run_id: str, orchestrator: Orchestrator | Non
 
 @contextlib.contextmanager
 def _s3_down(world: EksWorld, run_id: str, orchestrator: Orchestrator | None) -> Iterator[None]:
+    """It takes connections and answers nobody for a while: worse than refusing them."""
     os.kill(world.s3.pid, signal.SIGSTOP)
-    yield
-    os.kill(world.s3.pid, signal.SIGCONT)
+    back = threading.Timer(S3_DOWN_S, os.kill, (world.s3.pid, signal.SIGCONT))
+    back.start()
+    try:
+        yield
+    finally:
+        back.cancel()
+        os.kill(world.s3.pid, signal.SIGCONT)
 
 
 @contextlib.contextmanager
 def _postgres_down(world: EksWorld, run_id: str, orchestrator: Orchestrator | None) -> Iterator[None]:
     assert world.dsn is not None
     base, _, name = world.dsn.rpartition("/")
-    with psycopg.connect(f"{base}/postgres", autocommit=True) as admin:
+    with psycopg.connect(f"{base}/template1", autocommit=True) as admin:
         admin.execute(f"alter database {name} allow_connections false")
         admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", (name,))
-        yield
-        admin.execute(f"alter database {name} allow_connections true")
+        try:
+            yield
+        finally:
+            admin.execute(f"alter database {name} allow_connections true")
 
 
 @contextlib.contextmanager

@@ -235,7 +235,8 @@ ORCHESTRATOR = {
 REAPER = {
     "namespaces": {"get"},
     "nodes": {"get"},
-    **{key: {"get", "list", "delete"} for key in ("configmaps", "services", "pods", "leases")},
+    "leases": {"create", "get", "list", "patch", "delete"},
+    **{key: {"get", "list", "delete"} for key in ("configmaps", "services", "pods")},
     **{key: {"get", "list", "delete"} for key in ("deployments", "replicasets", "jobs")},
 }  # fmt: skip
 
@@ -315,6 +316,15 @@ def test_the_reaper_runs_a_command_that_exists_and_never_twice_at_once() -> None
     assert told.exit_code == 0, told.output
     for flag in (a for a in arguments if a.startswith("--")):
         assert flag in re.sub(r"\x1b\[[0-9;]*m", "", told.output)
+
+
+def test_the_reaper_goes_before_what_fills_its_nodes() -> None:
+    pod = one("CronJob", "accelbench-reaper")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    priority = one("PriorityClass", pod["priorityClassName"])
+    assert priority["value"] > 0  # what a pod without a class has, as generators and servers
+    assert priority.get("preemptionPolicy", "PreemptLowerPriority") == "PreemptLowerPriority"
+    assert not priority.get("globalDefault")
+    assert "priorityClassName" not in deployment_on("g6e.xlarge")["spec"]["template"]["spec"]
 
 
 def pods() -> list[tuple[str, dict[str, Any]]]:

@@ -124,14 +124,35 @@ def test_a_stand_in_on_real_nodes_is_simulated(spec: ServerSpec, fake_server: Fa
     assert origin(spec, [ready(fake_server, spec)], emulated=False, aws=True) == "simulated"
 
 
-@pytest.mark.parametrize("version", ["0.31.0", "0.32.1", None])
+@pytest.mark.parametrize("version", ["0.31.0", "0.32.1"])
 def test_another_version_than_the_cells_is_refused(
-    spec: ServerSpec, server: ReadyServer, fake_server: FakeServer, version: str | None
+    spec: ServerSpec, server: ReadyServer, fake_server: FakeServer, version: str
 ) -> None:
     fake_server.routes["/version"] = (200, {}, {"version": version})
     with pytest.raises(LaunchError, match=r"0\.32\.0") as caught:
         origin(spec, [server], emulated=False, aws=True)
     assert caught.value.code == "wrong_version"
+
+
+@pytest.mark.parametrize("path", ["/version", "/v1/models"])
+def test_a_server_that_says_nothing_contradicts_nothing(
+    spec: ServerSpec, server: ReadyServer, fake_server: FakeServer, path: str
+) -> None:
+    said = fake_server.routes.pop(path)
+    with pytest.raises(LaunchError, match="does not say what it is") as caught:
+        origin(spec, [server], emulated=False, aws=True, wait_s=0.1)
+    assert caught.value.code == "not_ready"
+    assert origin(spec, [server], emulated=False, aws=False, wait_s=0.1) == "simulated"
+
+    busy = [(503, {}, {}), said]  # the first time it is asked, and after that
+    answer = fake_server.answer
+
+    def answer_late(asked: str, *rest: Any) -> Any:
+        return (busy.pop(0) if len(busy) > 1 else busy[0]) if asked == path else answer(asked, *rest)
+
+    fake_server.answer = answer_late  # type: ignore[method-assign,assignment]
+    assert origin(spec, [server], emulated=False, aws=True, wait_s=5.0) == "measured"
+    assert len(busy) == 1
 
 
 def test_another_engine_is_refused(spec: ServerSpec, server: ReadyServer, fake_server: FakeServer) -> None:

@@ -1,4 +1,4 @@
-"""Leaving is done to its end, whatever interrupts it."""
+"""Leaving is done to its end, whatever interrupts it, and what stays is told; no launch where nobody tidies up."""
 
 from __future__ import annotations
 
@@ -6,10 +6,35 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
-from accelbench_assets.launch.kube.teardown import undisturbed
+from accelbench_assets.errors import LaunchError
+from accelbench_assets.launch.base import Deadline
+from accelbench_assets.launch.eks import EksLauncher
+from accelbench_assets.launch.kube.naming import base_name, labels, parse_time, rfc3339
+from accelbench_assets.launch.kube.reap import REAPER_LEASE, heartbeat
+from accelbench_assets.launch.kube.teardown import remove_parts, still_there, undisturbed
+from accelbench_assets.settings import Settings
+from accelbench_assets.settings_groups import KubeSettings
+from tests.launch.tiny_api import Fault, TinyApi, cluster_of, status, tiny_api
+
+RUN = "0190f3c4-aaaa-7bbb-8ccc-0123456789ab"
+
+
+@pytest.fixture
+def api() -> Iterator[TinyApi]:
+    with tiny_api() as running:
+        running.put("namespaces", "ns", prefix="/api/v1")
+        yield running
+
+
+def launcher(api: TinyApi, home: Path, **kube: object) -> EksLauncher:
+    settings = Settings(home=home, kube=KubeSettings.model_validate({"namespace": "ns", **kube}))
+    return EksLauncher(settings, "s3://bucket/lake", cluster=cluster_of(api))
 
 
 def interrupt_after(seconds: float, times: int = 1) -> threading.Thread:
@@ -49,3 +74,54 @@ def test_what_the_work_raises_is_raised() -> None:
 
     with pytest.raises(ValueError, match="no"):
         undisturbed(work)
+
+
+def test_nothing_paid_starts_where_no_reaper_was_seen(api: TinyApi, tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match="never looked") as caught:
+        launcher(api, tmp_path).attempt_facts()
+    assert caught.value.code == "no_reaper"
+    assert "80-reaper.yaml" in str(caught.value.hint)
+    heartbeat(cluster_of(api))
+    facts = launcher(api, tmp_path).attempt_facts()
+    assert (set(facts), facts["namespace"]) == ({"cluster", "namespace", "registered_at"}, "ns")
+    registered = parse_time(facts["registered_at"])
+    assert registered is not None
+    assert registered.utcoffset() == timedelta(0)
+    assert abs(registered - datetime.now(UTC)) < timedelta(seconds=5)
+    lease = next(one for path, one in api.objects.items() if path.endswith(REAPER_LEASE))
+    lease["spec"]["renewTime"] = rfc3339(datetime.now(UTC) - timedelta(seconds=905))
+    with pytest.raises(LaunchError, match="was last at work"):
+        launcher(api, tmp_path).attempt_facts()
+    launcher(api, tmp_path, require_reaper=False).attempt_facts()
+
+
+def test_what_stays_is_known_until_it_is_gone(api: TinyApi) -> None:
+    cluster, name = cluster_of(api), base_name(RUN)
+    api.keep_pods = True
+    pod = api.put("pods", name, metadata={"labels": labels(RUN, "cell", "server")})
+    api.put("deployments", name, prefix="/apis/apps/v1/namespaces/ns")
+    denied = status(
+        403, "Forbidden", 'deployments is forbidden: User "x" cannot delete resource "deployments"'
+    )
+    api.faults = [Fault("DELETE", "/deployments", "status", code=403, body=denied, times=9)]
+    assert "cannot delete" in remove_parts(cluster, RUN)[0]
+    assert still_there(cluster, RUN, 0.0) == [name, f"Deployment {name}"]
+    api.faults = []
+    assert remove_parts(cluster, RUN) == []
+    assert still_there(cluster, RUN, 0.0) == [name]
+    del api.objects[f"/api/v1/namespaces/ns/pods/{pod['metadata']['name']}"]
+    assert still_there(cluster, RUN, 0.0) == []
+    api.faults = [Fault("GET", "/deployments", "status", code=403, body=denied, times=9)]
+    assert "perhaps" in still_there(cluster, RUN, 0.0)[0], "what cannot be asked may be there"
+
+
+def test_an_attempt_tells_what_it_could_not_remove(api: TinyApi, tmp_path: Path) -> None:
+    one, said = launcher(api, tmp_path), []
+    with one.attempt(RUN, "cell", Deadline.after(60), lambda: None) as hold:
+        assert one._attempt is not None
+        one._attempt.on_event = lambda kind, message, data: said.append((kind, message))
+        denied = status(403, "Forbidden", 'leases is forbidden: User "x" cannot delete resource "leases"')
+        api.faults = [Fault("DELETE", "/leases", "status", code=403, body=denied, times=999)]
+    assert [kind for kind, _ in said] == ["warning"]
+    assert base_name(RUN) in said[0][1] or RUN in said[0][1]
+    assert hold.warnings == [text for _, text in said]  # type: ignore[attr-defined]

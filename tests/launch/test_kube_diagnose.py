@@ -122,12 +122,30 @@ def test_nothing_is_wrong_with_what_is_under_way() -> None:
 @pytest.mark.parametrize(
     ("message", "events", "expected"),
     [
-        (GPU_FULL, [], ("no_capacity", False)),
+        (GPU_FULL, [], ("unschedulable", False)),
         (
             "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector.",
             [],
+            ("unschedulable", False),
+        ),
+        (
+            GPU_FULL,
+            [
+                'incompatible with nodepool "gpu", key karpenter.sh/capacity-type, karpenter.sh/capacity-type In [spot]'
+            ],
+            ("unschedulable", False),
+        ),
+        (
+            GPU_FULL,
+            ['all available instance types exceed limits for nodepool: "gpu"'],
+            ("unschedulable", False),
+        ),
+        (
+            GPU_FULL,
+            ["creating nodeclaim, all requested instance types were unavailable during launch"],
             ("no_capacity", False),
         ),
+        ("0/1 nodes are available: there is no p5 capacity in us-east-1a", [], ("no_capacity", False)),
         (
             GPU_FULL,
             [
@@ -149,7 +167,18 @@ def test_a_pod_no_node_takes(message: str, events: list[str], expected: tuple[st
     one = pod(None, node=None, unscheduled=message)
     found = diagnose(one, *(event("FailedScheduling", text) for text in events))
     assert verdict(found) == expected
-    assert (events or [message])[-1].split(":")[-1].strip() in found.text
+    if found.code != "unschedulable":
+        assert (events or [message])[-1].split(":")[-1].strip() in found.text
+    else:
+        assert message in found.text
+        assert "taints" in found.error().hint
+
+
+def test_a_pod_karpenter_ordered_a_node_for_lacks_capacity() -> None:
+    ordered = event("Nominated", "Pod should schedule on: nodeclaim/gpu-x7k2q")
+    assert verdict(diagnose(pod(None, node=None), ordered)) == ("no_capacity", False)
+    elsewhere = event("Nominated", "Pod should schedule on: nodeclaim/gpu-x7k2q", about="another")
+    assert verdict(diagnose(pod(None, node=None), elsewhere)) == ("unschedulable", False)
 
 
 def test_karpenters_reason_stands_beside_the_schedulers() -> None:
@@ -298,11 +327,6 @@ LOGS = [
         "ValueError: To serve at least one request with the model's max seq len (131072), (16.00 GiB KV cache is "
         "needed, which is larger than the available KV cache memory (4.21 GiB).",
     ),
-    (
-        "does_not_fit",
-        "ValueError: Free memory on device cuda:0 (3.25/23.43 GiB) on startup is less than desired GPU memory "
-        "utilization (0.96, 22.49 GiB).",
-    ),
     ("does_not_fit", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 22.00 MiB."),
     ("does_not_fit", 'RuntimeError: nrt_tensor_allocate status=4 message="Allocation Failure"'),
     ("does_not_fit", "2024-Jul-30 ERROR NRT:nrt_infodump   Failure: NRT_RESOURCE in nrt_load()"),
@@ -312,6 +336,8 @@ LOGS = [
         "gated_model",
         "huggingface_hub.errors.HfHubHTTPError: 401 Client Error: Unauthorized for url: https://x",
     ),
+    ("gated_model", "HTTPError: 403 Client Error: Forbidden for url: https://huggingface.co/x/y/config.json"),
+    ("gated_model", "403 Client Error. (Request ID: 1)\n\nCannot access content at: https://hf.co/x/y."),
     (
         "model_not_found",
         "401 Client Error.\n\nRepository Not Found for url: https://hub.example/api/models/x.",
@@ -333,6 +359,31 @@ def test_the_log_names_the_cause_before_any_restart(code: str, log: str) -> None
     found = diagnose(pod(ended(1)), logs={NAME: noise.format(log)})
     assert verdict(found) == (code, True)
     assert not found.text.startswith("(EngineCore")
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        "HTTPError: 403 Client Error: Forbidden for url: https://weights.s3.us-east-1.amazonaws.com/a",
+        "HTTPError: 401 Client Error: Unauthorized for url: https://proxy.example/a\nsee https://huggingface.co/docs",
+        "HTTPError: 403 Client Error: Forbidden",
+    ],
+)
+def test_a_refusal_of_somebody_else_than_the_hub_is_no_gated_model(log: str) -> None:
+    assert verdict(diagnose(pod(ended(1)), logs={NAME: log})) == ("crash_loop", False)
+    assert verdict(diagnose(pod(ended(1), restarts=2), logs={NAME: log})) == ("crash_loop", True)
+
+
+def test_memory_somebody_else_holds_says_nothing_of_the_models_size() -> None:
+    log = (
+        "ValueError: Free memory on device cuda:0 (3.25/23.43 GiB) on startup is less than desired GPU memory "
+        "utilization (0.96, 22.49 GiB)."
+    )
+    for restarts, certain in ((0, False), (2, True)):
+        found = diagnose(pod(ended(1), restarts=restarts), logs={NAME: log})
+        assert (found.code, found.certain, found.retryable) == ("not_ready", certain, True)
+        assert "Another process held" in found.text
+        assert "3.25/23.43 GiB" in found.text
 
 
 def test_ordinary_lines_are_no_cause() -> None:
@@ -377,6 +428,26 @@ def test_a_lost_node_is_seen_while_its_pods_still_say_running(node: dict[str, An
     assert (found.code, found.certain, found.retryable) == ("node_lost", True, True)
     look = Look(pods=[one], now=NOW, nodes={"gpu-1": node})
     assert running_trouble(look, "server", in_use([one], "server")).code == "node_lost"
+
+
+def unready(seconds_ago: float | None) -> dict[str, Any]:
+    ready = {"type": "Ready", "status": "False", "message": "container runtime is down"}
+    if seconds_ago is not None:
+        ready["lastTransitionTime"] = stamp(seconds_ago)
+    return {"status": {"conditions": [ready]}}
+
+
+@pytest.mark.parametrize(("seconds_ago", "gone"), [(0, False), (59, False), (60, True), (None, False)])
+def test_a_node_that_says_it_is_not_ready_is_lost_only_after_a_while(
+    seconds_ago: float | None, gone: bool
+) -> None:
+    one = pod(RUNNING, phase="Running", ready="True")
+    nodes = {"gpu-1": unready(seconds_ago)}
+    found = running_trouble(Look(pods=[one], now=NOW, nodes=nodes), "server", in_use([one], "server"))
+    assert (found and found.code) == ("node_lost" if gone else None)
+    assert (diagnose(one, nodes=nodes) is not None) is gone
+    taints = {"taints": [{"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"}]}
+    assert diagnose(one, nodes={"gpu-1": unready(seconds_ago) | {"spec": taints}}).code == "node_lost"
 
 
 def taken(reason: str) -> dict[str, Any]:

@@ -176,6 +176,18 @@ def test_an_owner_that_fails_or_hangs_does_not_stop_it(api: TinyApi) -> None:
     assert one.warnings == ["The ledger is down.", "the previous renewal's follow-up is still under way"]
 
 
+def test_a_run_that_the_ledger_settled_as_dead_is_lost(api: TinyApi) -> None:
+    def owner() -> None:
+        raise LaunchError("The reaper has settled this run.", code="lease_lost")
+
+    with keeper(api, on_renew=owner) as one:
+        eventually(lambda: code_of(one) == "lease_lost", "lost")
+        with pytest.raises(LaunchError, match="has settled"):
+            one.check()
+        eventually(lambda: not one._thread.is_alive(), "a lost run's Lease is left to go stale")
+    assert one.warnings == []
+
+
 def test_leaving_does_not_wait_for_a_frozen_server(api: TinyApi) -> None:
     with keeper(api) as one:
         api.faults = [Fault("PATCH", "/leases", "freeze", seconds=0.9, times=9)]

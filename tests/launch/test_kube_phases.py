@@ -82,7 +82,7 @@ def test_every_phase_of_a_start() -> None:
     assert found.new_node
     assert found.image_pull_s == 46.2
     assert found.image_pulled_at == (SUBMITTED + timedelta(seconds=125)).replace(microsecond=0)
-    assert found.weights_s == 60.0
+    assert found.started_at == (SUBMITTED + timedelta(seconds=130)).replace(microsecond=0)
 
 
 def test_a_node_that_was_there_and_an_image_too() -> None:
@@ -107,9 +107,13 @@ def test_the_record_gets_the_slowest_replica_and_what_the_engine_says() -> None:
     assert facts["provision_s"] == pytest.approx(99.75)
     assert facts["weights_s"] == 41.5
     assert facts["compile_s"] == 12.25
-    assert facts["weights_loaded_at"].startswith("2026-11-21T12:05:00")
     assert facts["image_pull_s"] is None
-    assert phase_facts([fast], [{}])["weights_s"] == 60.0
+
+
+def test_only_the_engine_tells_of_its_weights() -> None:
+    facts = phase_facts([phases_of(ready_pod(), [], None, "server", SUBMITTED)], [{}])
+    assert (facts["weights_s"], facts["weights_loaded_at"], facts["compile_s"]) == (None, None, None)
+    assert facts["provision_s"] == pytest.approx(69.75)
 
 
 def test_the_name_of_the_phase() -> None:

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from accelbench_assets.launch.kube import naming
 from accelbench_assets.launch.kube.errors import KubeError
-from accelbench_assets.launch.kube.reap import RunState, decide, reap_cluster, remove_run, run_states
+from accelbench_assets.launch.kube.reap import (
+    REAPER_LEASE,
+    RunState,
+    decide,
+    reap_cluster,
+    reaper_seen,
+    remove_run,
+    run_states,
+)
 from accelbench_assets.launch.kube.sweep import KINDS
 from tests.launch.tiny_api import Fault, TinyApi, cluster_of, status, tiny_api
 
@@ -40,7 +48,7 @@ def state(**changes: Any) -> RunState:
     base = RunState(
         run_id=RUN,
         run12=naming.run12(RUN),
-        objects=("ConfigMap/a",),
+        objects=("ConfigMap/a", "Deployment/a"),
         has_anchor=True,
         lease_renewed_at=ago(10),
         stale_s=180.0,
@@ -59,6 +67,14 @@ def state(**changes: Any) -> RunState:
         ({"lease_renewed_at": ago(30), "stale_s": 20.0}, "stale_lease"),
         ({"lease_renewed_at": ago(-30)}, None),
         ({"expires_at": NOW}, "past_deadline"),
+        *(
+            ({"expires_at": NOW, "objects": ("ConfigMap/a", f"{kind}/a")}, "past_deadline")
+            for kind in ("Job", "Pod")
+        ),
+        (
+            {"expires_at": ago(9000), "objects": ("ConfigMap/a", "Service/a", "Lease/a")},
+            None,
+        ),  # it may be committing
         ({"expires_at": ago(-1)}, None),
         ({"expires_at": None}, None),
         ({"expires_at": ago(1), "lease_renewed_at": ago(500)}, "stale_lease"),
@@ -80,7 +96,7 @@ states = st.builds(
     RunState,
     run_id=st.just(RUN),
     run12=st.just("0123456789ab"),
-    objects=st.just(("ConfigMap/a",)),
+    objects=st.sampled_from([("ConfigMap/a",), ("ConfigMap/a", "Pod/a"), ("Job/a",)]),
     has_anchor=st.booleans(),
     lease_renewed_at=st.none() | moments,
     stale_s=st.floats(1, 1000),
@@ -95,7 +111,8 @@ def test_a_living_run_stays_and_a_dead_one_never_comes_back(one: RunState, later
     expired = one.expires_at is not None and one.expires_at <= NOW
     last_sign = one.created_at if one.lease_renewed_at is None else one.lease_renewed_at
     silent = (NOW - last_sign).total_seconds() >= one.stale_s
-    assert gone == (expired or silent)
+    works = len(one.objects) > 1 or one.objects[0] == "Job/a" or one.lease_renewed_at is None
+    assert gone == ((expired and works) or silent)
     if gone:
         assert decide([one], NOW + timedelta(seconds=later_s))
 
@@ -192,12 +209,14 @@ class Book:
 class Purse:
     def __init__(self, *, down: bool = False) -> None:
         self.settled: list[str] = []
+        self.until_now: list[bool] = []
         self.down = down
 
-    def settle_run(self, run_id: str, usd: Any = None) -> bool:
+    def settle_run(self, run_id: str, usd: Any = None, *, ran_until_now: bool = True) -> bool:
         if self.down:
             raise OSError("no database")
         self.settled.append(run_id)
+        self.until_now.append(ran_until_now)
         return True
 
 
@@ -221,7 +240,7 @@ def test_a_dead_run_goes_and_a_living_one_stays(api: TinyApi) -> None:
     assert stranger in api.objects.values()
     assert book.ended[RUN][0] == "orchestrator_died"
     assert list(book.open) == [OTHER]
-    assert purse.settled == [RUN]
+    assert (purse.settled, purse.until_now) == ([RUN], [True])
     first = next(path for method, path, *_ in api.requests if method == "DELETE")
     assert "/configmaps/" in first, "the anchor goes first"
     assert reap_cluster(cluster_of(api), book, purse, wait_s=5) == []
@@ -256,8 +275,56 @@ def test_money_first_records_when_the_lake_is_back(api: TinyApi) -> None:
     book.down, purse.down = False, False
     (entry,) = reap_cluster(cluster_of(api), book, purse, wait_s=5)
     assert (entry["run_id"], entry["why"], entry["recorded"]) == (RUN, "no_objects", True)
-    assert purse.settled == [RUN]
+    assert (purse.settled, purse.until_now) == ([RUN], [False])  # its servers went in another pass
     assert reap_cluster(cluster_of(api), book, purse, wait_s=5) == []
+
+
+def test_a_run_that_only_drove_load_did_not_pay_servers_until_now(api: TinyApi) -> None:
+    launch(api, RUN, lease_age_s=200)
+    for resource in ("pods", "deployments"):
+        path = next(path for path in api.objects if f"/{resource}/" in path)
+        api.objects[path]["metadata"]["labels"] = naming.labels(RUN, "cell", "load")
+    purse = Purse()
+    reap_cluster(cluster_of(api), Book(RUN), purse, wait_s=5)
+    assert purse.until_now == [False]
+
+
+def test_every_pass_is_seen_and_its_lease_belongs_to_no_run(api: TinyApi) -> None:
+    cluster = cluster_of(api)
+    assert reaper_seen(cluster) is None
+    assert reap_cluster(cluster, None, wait_s=5) == []
+    first = reaper_seen(cluster)
+    assert first is not None
+    assert abs(first - cluster.server_time()) < timedelta(seconds=5)
+    lease = api.objects[f"{PATHS['Lease'][1]}/leases/{REAPER_LEASE}"]
+    assert not naming.MANAGED.items() <= lease["metadata"]["labels"].items()
+    lease["spec"]["renewTime"] = "2020-01-01T00:00:00.000000Z"  # stale for years, and nobody's run
+    assert reap_cluster(cluster, None, wait_s=5) == []
+    again = reaper_seen(cluster)
+    assert again is not None
+    assert again >= first
+
+
+def test_two_passes_that_leave_the_first_sign_at_once_do_not_fail(api: TinyApi) -> None:
+    api.faults = [Fault("POST", "/leases", "lose")]
+    assert reap_cluster(cluster_of(api), None, wait_s=5) == []
+    assert reaper_seen(cluster_of(api)) is not None
+
+
+def test_a_sign_that_may_not_be_left_is_said_and_keeps_nothing_from_going(api: TinyApi) -> None:
+    launch(api, RUN, lease_age_s=200)
+    denied = status(403, "Forbidden", 'leases is forbidden: User "r" cannot patch resource "leases"')
+    api.faults = [Fault("PATCH", "/leases", "status", code=403, body=denied, times=999)]
+    removed, said = reap_cluster(cluster_of(api), Book(RUN), wait_s=5)
+    assert (removed["objects_left"], removed["recorded"]) == (0, True)
+    assert "cannot patch" in said["error"]
+
+
+def test_age_goes_by_the_registration_in_the_clusters_time(api: TinyApi) -> None:
+    book = Book(RUN, age_s=-9000)  # asked for by a machine whose clock is hours ahead
+    book.open[RUN]["registered_at"] = (datetime.now(UTC) - timedelta(seconds=200)).isoformat()
+    (entry,) = reap_cluster(cluster_of(api), book, wait_s=5)
+    assert entry["recorded"]
 
 
 def test_an_attempt_without_objects_is_ended_only_if_it_is_ours_old_and_unheld(api: TinyApi) -> None:

@@ -37,7 +37,7 @@ def test_a_gpu_server_fills_its_instance_and_says_what_the_cell_says() -> None:
     assert deployment["spec"]["strategy"] == {"type": "Recreate"}
     assert deployment["spec"]["progressDeadlineSeconds"] == 900 + 3600
     assert container["image"] == "vllm/vllm-openai:v0.33.0"
-    assert "command" not in container  # its entry point is the server
+    assert container["command"] == ["python3", "-m", "vllm.entrypoints.openai.api_server"]
     row = load_instances()["g6e.xlarge"]
     requests, limits = container["resources"]["requests"], container["resources"]["limits"]
     assert requests["nvidia.com/gpu"] == limits["nvidia.com/gpu"] == "1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,7 @@ class FakeLauncher:
 
     name = "local"
     remote = False
+    billed_since: float | None = None
 
     def __init__(
         self, fail: Mapping[str, BaseException] | None = None, *, complete: bool = True, **other: Any
@@ -73,6 +75,7 @@ class FakeLauncher:
     ) -> Iterator[AttemptHold]:
         self._at("attempt")
         on_renew()
+        self.billed_since = None
         try:
             yield self
         finally:
@@ -89,6 +92,7 @@ class FakeLauncher:
     @contextmanager
     def serve(self, spec: ServerSpec, deadline: Deadline, on_event: EventSink) -> Iterator[Endpoint]:
         self._at("serve")
+        self.billed_since = time.monotonic()
         (spec.work_dir / "engine.log").write_text("loading with key sk-verysecretvalue1234\n")
         try:
             yield Endpoint(

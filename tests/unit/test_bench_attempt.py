@@ -64,19 +64,52 @@ def attempt(lake: Lake, tmp_path: Path, launcher: FakeLauncher, budget: Ledger |
 
 def test_money_is_reserved_renewed_with_the_sign_of_life_and_settled(lake: Lake, tmp_path: Path) -> None:
     ledger, launcher = Ledger(), FakeLauncher(paid=True)
-    attempt(lake, tmp_path, launcher, ledger, estimate=ESTIMATE)
+    record = attempt(lake, tmp_path, launcher, ledger, estimate=ESTIMATE)
     assert [what for what, _ in ledger.told] == ["reserve", "renew", "settle"]
     settled = ledger.told[-1][1]
     # Some seconds of work and ten minutes in which the idle node is still there, at 3.6 USD an hour.
     assert Decimal("0.6") < settled < Decimal("0.7")
+    assert record["run_cost_usd"] == pytest.approx(float(settled), abs=0.01)
+
+
+def test_what_rented_no_machine_costs_nothing(lake: Lake, tmp_path: Path) -> None:
+    ledger = Ledger()
+    launcher = FakeLauncher({"serve": LaunchError("no", code="api_denied")}, paid=True)
+    with pytest.raises(RunFailed):
+        attempt(lake, tmp_path, launcher, ledger, estimate=ESTIMATE)
+    assert ledger.told[-1] == ("settle", Decimal(0))
+    record = only_record(lake)
+    assert record["run_cost_usd"] is None
+    assert "no machine" in record["cost_missing_reason"]
+
+
+def test_a_run_that_another_process_works_on_is_left_alone(lake: Lake, tmp_path: Path) -> None:
+    ledger = Ledger()
+    launcher = FakeLauncher({"attempt": LaunchError("taken", code="conflict")}, paid=True)
+    launcher.remote = True
+    with pytest.raises(LaunchError, match="taken"):
+        attempt(lake, tmp_path, launcher, ledger, estimate=ESTIMATE)
+    assert [what for what, _ in ledger.told] == ["reserve"]
+    assert lake.run_records() == []
+
+
+def test_a_run_the_ledger_knows_for_dead_hears_of_it(lake: Lake, tmp_path: Path) -> None:
+    class Settled(Ledger):
+        def renew(self, ttl_s: float) -> None:
+            raise LaunchError("The reaper has settled this run.", code="lease_lost")
+
+    with pytest.raises(RunFailed, match="reaper"):
+        attempt(lake, tmp_path, FakeLauncher(paid=True), Settled(), estimate=ESTIMATE)
+    assert only_record(lake)["status"] == "infra_lost"
 
 
 def test_a_failed_attempt_settles_as_well(lake: Lake, tmp_path: Path) -> None:
     ledger = Ledger()
-    launcher = FakeLauncher({"serve": LaunchError("no", code="crash_loop")}, paid=True)
+    launcher = FakeLauncher({"load": LaunchError("no", code="crash_loop")}, paid=True)
     with pytest.raises(RunFailed):
         attempt(lake, tmp_path, launcher, ledger, estimate=ESTIMATE)
     assert ledger.told[-1][0] == "settle"
+    assert ledger.told[-1][1] > 0
 
 
 def test_a_ledger_that_goes_away_does_not_end_a_run_under_way(lake: Lake, tmp_path: Path) -> None:
@@ -144,13 +177,16 @@ def test_the_record_is_written_while_the_sign_of_life_is_held(
     assert seen == [True]
 
 
-def test_a_lost_lease_ends_the_run_before_its_commit(lake: Lake, tmp_path: Path) -> None:
-    lost = LaunchError("Others take this run for dead.", code="lease_lost")
+def test_a_cancel_is_heard_until_the_commit_and_a_lost_lease_is_not_needed_any_more(
+    lake: Lake, tmp_path: Path
+) -> None:
+    asked = LaunchError("Somebody asked for its end.", code="cancelled")
     with pytest.raises(RunFailed):
-        attempt(lake, tmp_path, FakeLauncher({"check": lost}), None)
-    record = only_record(lake)
-    assert record["status"] == "infra_lost"
+        attempt(lake, tmp_path, FakeLauncher({"check": asked}), None)
+    assert only_record(lake)["status"] == "cancelled"
     assert lake.read_table("raw_samples").num_rows == 0
+    lost = LaunchError("Others take this run for dead.", code="lease_lost")
+    assert attempt(lake, tmp_path, FakeLauncher({"check": lost}), None)["status"] == "succeeded"
 
 
 def test_a_launcher_that_cannot_launch_leaves_a_failed_record(lake: Lake, tmp_path: Path) -> None:

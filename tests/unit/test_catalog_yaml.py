@@ -22,6 +22,8 @@ LOADERS = (
     catalog.instances_file,
 )
 Edit = Callable[[dict[str, Any]], object]
+BEYOND = len(catalog.load_models()) + 1
+"""The number of a row after the last one of models.yaml."""
 
 
 def clear() -> None:
@@ -97,7 +99,7 @@ def test_every_row_has_a_source_the_file_explains() -> None:
         ("models.yaml", row("models", 1, weights_are="guess"), r"field weights_are: 'guess'"),
         ("models.yaml", row("models", 1, slug="Llama 3"), r"field slug: "),
         ("models.yaml", lambda d: d["models"].append(d["models"][1]), r"field slug: is given twice"),
-        ("models.yaml", lambda d: d["models"].append("x"), r"row models\[18\], field slug"),
+        ("models.yaml", lambda d: d["models"].append("x"), rf"row models\[{BEYOND}\], field slug"),
         ("models.yaml", lambda d: d.update(extra=1), r"models.yaml: 'extra' is not a section"),
         ("models.yaml", lambda d: d.pop("as_of"), r"models.yaml: the section as_of is missing"),
         ("models.yaml", lambda d: d.update(models={}), r"models must be a list"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import date, timedelta
+
 import pytest
 
-from accelbench_assets.instances.facts import instance_types_table
+from accelbench_assets.instances.facts import instance_types_table, packaged_age
 from accelbench_assets.lake.tables import SCHEMAS
-from partitions.catalog import load_instances
+from partitions.catalog import instances_file, load_instances
 from partitions.cell import families, family_of
 
 
@@ -65,3 +67,10 @@ def test_ranks_of_tensor_parallelism_and_their_memory() -> None:
     assert (rows["inf2.48xlarge"].tp_ranks, rows["inf2.48xlarge"].memory_bytes_per_rank) == (24, 16 * 1024**3)
     assert (rows["trn2.48xlarge"].tp_ranks, rows["trn2.48xlarge"].memory_bytes_per_rank) == (64, 24 * 1024**3)
     assert rows["g5.xlarge"].accelerator_memory_mib_each == 22888
+
+
+def test_the_age_of_the_facts_is_known() -> None:
+    day = date.fromisoformat(instances_file().as_of)
+    assert packaged_age(day + timedelta(days=113)).days == 113
+    assert packaged_age(day - timedelta(days=3)).days == 0
+    assert packaged_age().as_of == instances_file().as_of

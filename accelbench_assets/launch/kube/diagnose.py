@@ -45,7 +45,8 @@ _QUOTA_TEXT = re.compile(
 )
 _CAPACITY_TEXT = re.compile(
     r"InsufficientInstanceCapacity|InsufficientCapacityError|UnfulfillableCapacity|InsufficientHostCapacity"
-    r"|insufficient capacity",
+    r"|requested instance types were unavailable during launch"
+    r"|(?<![\w./-])capacity(?![\w-]| types?\b)",  # not the label karpenter.sh/capacity-type
     re.I,
 )
 _FINAL_PULL = re.compile(
@@ -54,6 +55,7 @@ _FINAL_PULL = re.compile(
     re.I,
 )
 _PROBE_TEXT = re.compile(r"failed (startup|liveness) probe")
+_HELD_HINT = "See what else runs on the accelerators of the pod's node, then run it again."
 _PULLING = ("ErrImagePull", "ImagePullBackOff", "ImageInspectError", "RegistryUnavailable")
 
 
@@ -122,7 +124,7 @@ def _unscheduled(pod: Object, look: Look) -> Iterator[Trouble]:
             certain=_for(pod, look, GRACE_S),
             pod=name,
         )
-    lacking = next((text for text in reversed(told) if _CAPACITY_TEXT.search(text)), None)
+    lacking = next((text for text in (said, *reversed(told)) if _CAPACITY_TEXT.search(text)), None)
     if lacking:
         yield Trouble(
             "no_capacity", f"AWS has no such instance now: {lacking.strip()}", certain=False, pod=name
@@ -130,8 +132,10 @@ def _unscheduled(pod: Object, look: Look) -> Iterator[Trouble]:
     elif scheduled.get("reason") == "SchedulingGated":
         yield Trouble("bad_config", f"Pod {name} is held back: {said}", certain=False, pod=name)
     elif scheduled.get("status") == "False":
+        # Only one for whom a node was ordered lacks capacity: others may ask for what no node has.
+        ordered = any(event.get("reason") == "Nominated" for event in look.events_of(name))
         text = f"No node took pod {name}: {said or 'no reason given'}{_of_karpenter(look, name)}"
-        yield Trouble("no_capacity", text, certain=False, pod=name)
+        yield Trouble("no_capacity" if ordered else "unschedulable", text, certain=False, pod=name)
 
 
 def _of_karpenter(look: Look, pod: str) -> str:
@@ -233,7 +237,12 @@ def _ended_trouble(name: str, ended: Object, restarts: int, log: str) -> Trouble
     if ended.get("reason") in ("StartError", "ContainerCannotRun"):
         text = f"Pod {name} cannot run its command: {ended.get('message') or ended.get('reason')}"
         return Trouble("bad_config", text, pod=name)
-    if said := cause_in(log):
+    said = cause_in(log)
+    if said and said.code == "not_ready":
+        text = f"Another process held the accelerator's memory when the server in pod {name} started: {said.line}"
+        often = restarts >= RESTARTS_BEFORE_CERTAIN
+        return Trouble("not_ready", text, certain=often, retryable=True, hint=_HELD_HINT, pod=name)
+    if said:
         return Trouble(said.code, f"The server in pod {name} gave up: {said.line}", pod=name)
     if ended.get("exitCode") == 2 and "usage:" in log:
         return Trouble("bad_config", f"The server in pod {name} refuses its arguments.", pod=name)

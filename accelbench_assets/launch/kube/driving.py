@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import math
 import time
+import uuid
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -20,8 +21,16 @@ from accelbench_assets.launch.base import AttemptHold, Deadline, Endpoint, Event
 from accelbench_assets.launch.generator import relay
 from accelbench_assets.launch.kube.client import Cluster
 from accelbench_assets.launch.kube.diagnose import job_verdict, starting_trouble
+from accelbench_assets.launch.kube.errors import KubeError
 from accelbench_assets.launch.kube.follow import LogFollower, has_started
-from accelbench_assets.launch.kube.generators import exit_error, is_progress, of_this_job, refuse_killed
+from accelbench_assets.launch.kube.generators import (
+    exit_error,
+    index_of,
+    is_progress,
+    of_this_job,
+    refuse_killed,
+    says_ready,
+)
 from accelbench_assets.launch.kube.look import (
     Look,
     Object,
@@ -49,8 +58,21 @@ FLUSH_S = 15.0
 START_S = 600.0
 """Longest time from a node for the generators to their first sign of life."""
 START_ALLOWANCES_S = (15.0, 60.0, 300.0)
-"""Shards on several hosts start together, this long after their Job was made; longer when not all came in time."""
-_ABOUT_SERVERS = ("no_capacity", "oom", "crash_loop", "does_not_fit", "bad_config", "not_ready")
+"""Shards on several hosts start together, this long after their Job was made; longer when not all were
+calibrated in time."""
+GONE_S = 60.0
+"""Longest wait for all of one try to be gone before the next."""
+TRY = "accelbench.io/try"
+"""Annotation that tells the objects of one try from those of another, which have the same names."""
+_ABOUT_SERVERS = (
+    "no_capacity",
+    "oom",
+    "crash_loop",
+    "does_not_fit",
+    "bad_config",
+    "not_ready",
+    "unschedulable",
+)
 
 
 @dataclasses.dataclass(slots=True)
@@ -68,17 +90,26 @@ class Drive:
     expires_at: datetime
     env: Mapping[str, str]
     start_allowances_s: tuple[float, ...] = START_ALLOWANCES_S
+    _ready: set[int] = dataclasses.field(default_factory=set)
 
     def to_the_end(self, plan: Plan, out: str) -> None:
         """From the Job's creation to its success. Raises ``LaunchError``, ``DeadlineExceeded``."""
         self.deadline.check("starting the load generator")
         try:
-            for allowance in self.start_allowances_s[: None if plan.shards > 1 else 1]:
-                last = allowance == self.start_allowances_s[-1] or plan.shards == 1
-                if self._try(plan, out, allowance, give_up=last):
+            for number, allowance in enumerate(self.start_allowances_s):
+                if number:
+                    self.on_event(
+                        "warning", "Not all load generators were there in time; they start anew.", {}
+                    )
+                    self._await_cleared()
+                if not (late := self._try(plan, out, allowance)):
                     return
-                self.on_event("warning", "Not all load generators were there in time; they start anew.", {})
-                self._remove()
+            names = ", ".join(str(shard) for shard in late)
+            raise LaunchError(
+                f"Load generators did not come together: shard {names} was not calibrated within {allowance:.0f} s.",
+                code="loadgen_failed",
+                hint="Look at its log and its node: the generators' logs are kept with the run.",
+            )
         except LaunchError as error:
             if error.code not in ("lease_lost", "node_lost"):  # others remove it; a lost node saves nothing
                 self._remove()
@@ -87,16 +118,17 @@ class Drive:
             self._remove()
             raise
 
-    def _try(self, plan: Plan, out: str, allowance: float, *, give_up: bool) -> bool:
-        """Whether it came to its end; False when the shards would not start together and should be tried again."""
+    def _try(self, plan: Plan, out: str, allowance: float) -> list[int]:
+        """Drive to the end; shards for which the others would not have waited, if so: it should be tried again."""
         start: float | None = None
         if plan.shards > 1:
             start = self.cluster.server_time().timestamp() + allowance
             plan = dataclasses.replace(plan, start_at_unix=start)
         follower = LogFollower(self.cluster, self.spec.work_dir, GENERATOR, GENERATOR, listen=is_progress)
         try:
+            self._ready.clear()
             self._create(plan, out)
-            return self._watch(plan, follower, None if give_up else start, min(2.0, 0.25 * allowance))
+            return self._watch(plan, follower, start, min(2.0, 0.25 * allowance))
         finally:
             follower.close()
             self._relay(follower)
@@ -115,10 +147,17 @@ class Drive:
         )
         path = self.spec.work_dir / "plan.json"
         path.write_text(plan.to_json(), encoding="utf-8")
+        mark = uuid.uuid4().hex
         for manifest in manifests:
-            self.cluster.create(owned(manifest, self.anchor))
+            ours = owned(manifest, self.anchor)
+            ours["metadata"]["annotations"] = {**ours["metadata"]["annotations"], TRY: mark}
+            made = self.cluster.create(ours)  # one of this run that was there is returned as well
+            if (made["metadata"].get("annotations") or {}).get(TRY) != mark:
+                raise LaunchError(
+                    f"{ours['kind']} {name_of(ours)} of an earlier try is still there.", code="loadgen_failed"
+                )
 
-    def _watch(self, plan: Plan, follower: LogFollower, start: float | None, margin_s: float) -> bool:
+    def _watch(self, plan: Plan, follower: LogFollower, start: float | None, margin_s: float) -> list[int]:
         job = ("Job", load_name(self.spec.run_id))
         watcher = Watcher(
             self.cluster,
@@ -135,28 +174,45 @@ class Drive:
         while True:
             self.hold.check()
             self.deadline.check("driving the load")
-            if time.monotonic() >= next_check:
-                self.endpoint.check_alive()
-                next_check = time.monotonic() + max(ALIVE_EVERY_S, self.kube.poll_s)
-            look = of_this_job(watcher.look())
-            follower.see(look.pods)
-            self._relay(follower)
-            ran |= in_use([pod for pod in look.pods if has_started(pod, GENERATOR)], GENERATOR)
-            verdict = job_verdict(look.owner)
-            if verdict is not None and verdict[0] == "Complete":
-                follower.drain(LOG_END_S)
-                refuse_killed(look)
-                return True
-            self._judge(look, verdict, ran, follower, began)
-            if start is not None and len(ran) < plan.shards:
-                if self.cluster.server_time().timestamp() > start - margin_s:
-                    return False
-            elif start is not None:
-                start = None  # all are there
+            try:
+                if time.monotonic() >= next_check:
+                    self.endpoint.check_alive()
+                    next_check = time.monotonic() + max(ALIVE_EVERY_S, self.kube.poll_s)
+                look = of_this_job(watcher.look())
+                follower.see(look.pods)
+                self._relay(follower)
+                ran |= in_use([pod for pod in look.pods if has_started(pod, GENERATOR)], GENERATOR)
+                verdict = job_verdict(look.owner)
+                if verdict is not None and verdict[0] == "Complete":
+                    follower.drain(LOG_END_S)
+                    refuse_killed(look)
+                    return []
+                self._judge(look, verdict, ran, follower, began)
+                if start is not None and self.cluster.server_time().timestamp() > start - margin_s:
+                    if late := self._late(look, plan.shards):
+                        return late
+                    start = None  # all are there
+            except KubeError as error:
+                # The generators measure on without us; how long is for the Lease and the deadline to say. check_alive,
+                # which meets the same, tells of it.
+                if error.code != "api_unavailable":
+                    raise
             time.sleep(self.kube.poll_s)
+
+    def _late(self, look: Look, shards: int) -> list[int]:
+        """Shards that have not said that they are calibrated, neither while followed nor in their whole log."""
+        late = []
+        for shard in sorted(set(range(shards)) - self._ready):
+            pods = [pod for pod in look.pods if index_of(pod) == shard and has_started(pod, GENERATOR)]
+            logs = [self.cluster.log(name_of(pod), GENERATOR) for pod in pods]
+            if not any(says_ready(line) for log in logs for line in log.splitlines()):
+                late.append(shard)
+        return late
 
     def _relay(self, follower: LogFollower) -> None:
         for index, line in follower.lines():
+            if says_ready(line):
+                self._ready.add(index)
             relay(line, self._of_shard(index))
 
     def _of_shard(self, index: int) -> EventSink:
@@ -235,6 +291,35 @@ class Drive:
         self.hold.check()
         self.endpoint.check_alive()
         return error
+
+    def _await_cleared(self) -> None:
+        """Remove one try wholly, so that nothing of it can be taken for the next. Raises ``LaunchError``."""
+        limit = time.monotonic() + GONE_S
+        self._remove()
+        while left := self._left():
+            self.hold.check()
+            self.deadline.check("starting the load generators anew")
+            if time.monotonic() >= limit:
+                text = f"The load generators' first try is not gone after {GONE_S:.0f} s: {', '.join(left)}."
+                raise LaunchError(text, code="loadgen_failed")
+            time.sleep(self.kube.poll_s)
+            if not all(name.startswith("pod ") for name in left):  # pods take their time, nothing else does
+                self._remove()
+
+    def _left(self) -> list[str]:
+        """What is left of a try: pods, Job, plan; what cannot be asked counts as left."""
+        run_id = self.spec.run_id
+        left = [f"pod {name}" for name in await_gone(self.cluster, run_id, "load", 0.0)]
+        for kind, name in (("Job", load_name(run_id)), ("ConfigMap", plan_name(run_id))):
+            try:
+                found = self.cluster.get(kind, name)
+            except KubeError as error:
+                if error.code != "api_unavailable":
+                    raise
+                found = {}
+            if found is not None:
+                left.append(f"{kind} {name}")
+        return left
 
     def _remove(self) -> None:
         """End the generators and give them time to save what they have measured."""

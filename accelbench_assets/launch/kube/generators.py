@@ -13,9 +13,12 @@ from pathlib import Path
 from accelbench_assets.errors import AccelBenchError, LaunchError
 from accelbench_assets.launch.base import Deadline
 from accelbench_assets.launch.generator import failure
+from accelbench_assets.launch.kube.follow import INDEX_LABEL
 from accelbench_assets.launch.kube.look import Look, Object, container_status, name_of, terminated, uid_of
 from accelbench_assets.launch.manifests import GENERATOR
 from accelbench_assets.scrub import scrub
+
+_READY = ("calibrated", "step_start", "progress", "step_end", "point", "done")
 
 
 def of_this_job(look: Look) -> Look:
@@ -27,6 +30,12 @@ def of_this_job(look: Look) -> Look:
     return dataclasses.replace(look, pods=mine)
 
 
+def index_of(pod: Object) -> int | None:
+    """Which shard a pod is."""
+    index = str(((pod.get("metadata") or {}).get("labels") or {}).get(INDEX_LABEL) or "")
+    return int(index) if index.isdigit() else None
+
+
 def is_progress(line: str) -> bool:
     """Whether a line of output is a progress document; others are for the log."""
     if not line.startswith("{"):
@@ -36,6 +45,11 @@ def is_progress(line: str) -> bool:
     except ValueError:
         return False
     return isinstance(document, dict) and "event" in document
+
+
+def says_ready(line: str) -> bool:
+    """Whether a line shows that its shard is past its preparations: calibrated, or already at a step."""
+    return is_progress(line) and json.loads(line)["event"] in _READY
 
 
 def exit_error(pod: Object, ended: Object, log: Path, deadline: Deadline) -> AccelBenchError:

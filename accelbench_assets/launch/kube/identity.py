@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,9 @@ _CAPACITY_LABELS = (CAPACITY_LABEL, "eks.amazonaws.com/capacityType")
 _FOLDERS = ("_CACHE", "_DIR", "_HOME", "_PATH", "_ROOT")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _ASK_S = 10.0
+_PAUSE_S = 1.0
+SILENT_S = 60.0
+"""Longest wait for a server that answers completions to say what it is."""
 
 
 def check_instances(spec: ServerSpec, replicas: Sequence[ReadyServer], nodes: Mapping[str, Object]) -> None:
@@ -70,21 +74,36 @@ def engine_says(replica: ReadyServer) -> tuple[str | None, str | None]:
     return found.engine, found.version
 
 
-def origin(spec: ServerSpec, replicas: Sequence[ReadyServer], *, emulated: bool, aws: bool) -> str:
-    """``measured`` or ``simulated``. Raises ``LaunchError`` (``wrong_version``) when a server on real nodes says it
-    is another engine or version than the cell names.
+def origin(
+    spec: ServerSpec, replicas: Sequence[ReadyServer], *, emulated: bool, aws: bool, wait_s: float = SILENT_S
+) -> str:
+    """``measured`` or ``simulated``. Raises ``LaunchError`` when a server on real nodes says it is another engine or
+    version than the cell names (``wrong_version``), or has not said what it is after *wait_s* seconds for all
+    (``not_ready``): silence is no contradiction.
     """
     if emulated or not aws or any(origin_of(one.probe.reply) == "simulated" for one in replicas):
         return "simulated"
     cell = spec.cell
+    limit = time.monotonic() + wait_s
     for replica in replicas:
         engine, version = engine_says(replica)
+        while engine in (None, cell.engine) and version is None and time.monotonic() < limit:
+            time.sleep(min(_PAUSE_S, wait_s))
+            engine, version = engine_says(replica)
         if engine == "truth":
             return "simulated"
+        if engine is None or (engine == cell.engine and version is None):
+            raise LaunchError(
+                f"The server at {replica.address} does not say what it is: no "
+                f"{'version' if engine else 'engine'} after {wait_s:.0f} s, and the cell names {cell.engine} "
+                f"{cell.engine_version}.",
+                code="not_ready",
+                hint="Check that the image in kube.engine_images answers /version and /v1/models.",
+            )
         if engine != cell.engine or version is None or not same_version(cell.engine_version, version):
             raise LaunchError(
                 f"The cell names {cell.engine} {cell.engine_version}, and the server at {replica.address} says it is "
-                f"{engine or 'an unnamed engine'} {version or 'of an unstated version'}.",
+                f"{engine} {version or 'of an unstated version'}.",
                 code="wrong_version",
                 hint="Check the image in kube.engine_images.",
             )

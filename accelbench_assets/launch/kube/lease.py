@@ -73,8 +73,8 @@ class LeaseKeeper:
     ``lease_renew_s``.
 
     *on_renew* is called after each renewal, in a thread of its own so that it cannot hold the Lease up; what it raises
-    is kept in ``warnings``. Leaving stops at once; the Lease itself goes with the *anchor*. Entering raises
-    ``KubeError``.
+    is kept in ``warnings``, but for ``lease_lost``: then the run was settled as dead. Leaving stops at once; the Lease
+    itself goes with the *anchor*. Entering raises ``KubeError``.
     """
 
     def __init__(
@@ -88,6 +88,7 @@ class LeaseKeeper:
         on_renew: Callable[[], None] = lambda: None,
     ) -> None:
         self.warnings: list[str] = []
+        self.billed_since: float | None = None
         self._cluster = cluster
         self._run_id, self._cell_id, self._anchor = run_id, cell_id, anchor
         self._renew_s, self._stale_s = kube.lease_renew_s, kube.lease_stale_s
@@ -98,6 +99,7 @@ class LeaseKeeper:
         self._uid = ""
         self._renewed = 0.0  # monotonic, taken before the renewal was sent
         self._end: LaunchError | None = None
+        self._settled: LaunchError | None = None  # of the owner's thread; the other one writes _end
         self._trouble = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name=f"lease-{self._name}", daemon=True)
@@ -128,10 +130,11 @@ class LeaseKeeper:
 
     def check(self) -> None:
         """Raise ``LaunchError``: ``cancelled`` when somebody asked for the end, ``lease_lost`` when the Lease is gone,
-        another's, or was not renewed for ``lease_stale_s`` seconds: others may already be removing the run.
+        another's, or was not renewed for ``lease_stale_s`` seconds (others may already be removing the run), or when
+        *on_renew* said so.
         """
-        if self._end is not None:
-            raise self._end
+        if (end := self._end or self._settled) is not None:
+            raise end
         silent = time.monotonic() - self._renewed
         if silent >= self._stale_s:
             why = f" ({self._trouble})" if self._trouble else ""
@@ -145,7 +148,7 @@ class LeaseKeeper:
 
     def _keep(self) -> None:
         pause = min(LOOK_S, self._renew_s)
-        while self._end is None and not self._stop.wait(pause):
+        while self._end is None and self._settled is None and not self._stop.wait(pause):
             try:
                 self._look(renew=time.monotonic() - self._renewed >= self._renew_s - pause / 2)
                 self._trouble = ""
@@ -191,6 +194,9 @@ class LeaseKeeper:
         try:
             self._on_renew()
         except Exception as error:  # a ledger that is down is no reason to let the run die
+            if isinstance(error, LaunchError) and error.code == "lease_lost":
+                self._settled = error
+                return
             self._warn(
                 error.message if isinstance(error, LaunchError) else f"{type(error).__name__}: {error}"
             )

@@ -20,13 +20,14 @@ class Said(NamedTuple):
     line: str
 
 
+_REFUSED = r"\b40[13] client error"  # by the hub, or by anybody else: see _of_hub
 _CAUSES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (code, re.compile(pattern, re.I))
     for code, pattern in (
         ("does_not_fit", r"no available memory for the cache blocks"),
         ("does_not_fit", r"larger than the maximum number of tokens that can be stored in kv cache"),
         ("does_not_fit", r"larger than the available kv cache memory"),
-        ("does_not_fit", r"is less than desired \w+ memory utilization"),
+        ("not_ready", r"free memory on device .*is less than desired \w+ memory utilization"),
         ("does_not_fit", r"(cuda|hip) out of memory|torch\.(cuda\.)?OutOfMemoryError"),
         ("does_not_fit", r"CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"),
         ("does_not_fit", r"nrt_\w+.*(allocation failure|status=4\b)|NRT_RESOURCE\b"),
@@ -35,7 +36,8 @@ _CAUSES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("gated_model", r"access to model \S+ is restricted"),
         ("model_not_found", r"repository not found|revision not found|(Repository|Revision)NotFoundError"),
         ("model_not_found", r"not a valid (model|git) identifier|not a valid repository name"),
-        ("gated_model", r"\b40[13] client error|invalid (user token|credentials in authorization header)"),
+        ("gated_model", r"invalid (user token|credentials in authorization header)"),
+        ("gated_model", _REFUSED),
         ("bad_config", r"^\s*[\w./-]+: error: |error: unrecognized arguments|error: argument "),
         ("bad_config", r"validation errors? for \w*(Config|Args)"),
         ("disk_full", r"no space left on device"),
@@ -43,14 +45,29 @@ _CAUSES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
 )
 
 
+_HUB = re.compile(
+    r"huggingface\.co|\bhf\.co|huggingface_hub|HfHub|HFValidationError|\bgated\b|access to model"
+    r"|\brepo[_ ]id\b|(Repository|Revision|Entry)NotFoundError",
+    re.I,
+)
+
+
 def cause_in(log: str) -> Said | None:
-    """The cause an engine's last lines name, the latest line of the first cause that is named at all."""
+    """The cause an engine's last lines name, the latest line of the first cause that is named at all.
+
+    Code ``not_ready`` says that somebody else held the accelerator's memory at the start.
+    """
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     for code, pattern in _CAUSES:
-        for line in reversed(lines):
-            if pattern.search(line):
+        for number, line in reversed(list(enumerate(lines))):
+            if pattern.search(line) and (pattern.pattern != _REFUSED or _of_hub(lines[number : number + 3])):
                 return Said(code, _without_prefix(line))
     return None
+
+
+def _of_hub(lines: list[str]) -> bool:
+    """Whether it is the hub that refused in the first line; without an address there, the next lines tell."""
+    return _HUB.search(lines[0] if "://" in lines[0] else " ".join(lines)) is not None
 
 
 _LOG_PREFIX = re.compile(r"^(\([^)]*pid=\d+\)\s*)?((ERROR|INFO|WARNING)\s[\d:. -]*(\[[^\]]*\]\s*)?)?")

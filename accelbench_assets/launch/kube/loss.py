@@ -9,6 +9,7 @@ A node that stops answering keeps its pods ``Running`` for minutes, so nodes are
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import NamedTuple
 
 from accelbench_assets.launch.kube.logtext import cause_in
@@ -19,12 +20,16 @@ from accelbench_assets.launch.kube.look import (
     container_status,
     is_leaving,
     is_over,
+    moment,
     name_of,
     node_of,
     status_of,
     terminated,
 )
 from accelbench_assets.launch.kube.trouble import Trouble, how_it_ended
+
+NOT_READY_S = 60.0
+"""A kubelet that says its node is not ready so long (by the cluster's clock) has lost it; it may pass before that."""
 
 _EVICTING = {
     "EvictionByEvictionAPI": "evicted",
@@ -116,7 +121,9 @@ def _node_trouble(name: str, look: Look) -> str | None:
     if node is None:
         return f"Node {name} is gone"
     ready = condition(node, "Ready")
-    if ready and ready.get("status") != "True":
+    since = moment(ready.get("lastTransitionTime"))
+    lasting = since is not None and look.now - since >= timedelta(seconds=NOT_READY_S)
+    if ready.get("status") == "Unknown" or (ready.get("status") == "False" and lasting):
         return (
             f"Node {name} is not ready ({ready.get('message') or ready.get('reason') or ready.get('status')})"
         )

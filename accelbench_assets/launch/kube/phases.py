@@ -1,4 +1,4 @@
-"""When the steps of a server's start were over: node, image, weights, first answer.
+"""When the steps of a server's start were over: node, image, container; weights where the engine tells.
 
 Belongs here: reading those times from pods, events, nodes and the engine's log; the name of the phase a pod is in.
 Does not belong here: waiting (``serving``), what goes wrong (``diagnose``).
@@ -48,8 +48,6 @@ class Phases:
     image_pulled_at: datetime | None
     image_pull_s: float | None
     started_at: datetime | None
-    weights_loaded_at: datetime | None
-    weights_s: float | None
 
 
 def phase_of(pod: Object | None, container: str) -> str:
@@ -72,8 +70,6 @@ def phases_of(
     pulled_at, pull_s = _pull(events, container)
     status = container_status(pod, container)
     started = moment(((status.get("state") or {}).get("running") or {}).get("startedAt"))
-    ready = condition(pod, "Ready")
-    healthy = moment(ready.get("lastTransitionTime")) if ready.get("status") == "True" else None
     born = moment(((node or {}).get("metadata") or {}).get("creationTimestamp"))
     return Phases(
         provisioned_at=scheduled,
@@ -82,22 +78,25 @@ def phases_of(
         image_pulled_at=pulled_at,
         image_pull_s=pull_s,
         started_at=started,
-        weights_loaded_at=healthy,
-        weights_s=_between(started, healthy),
     )
 
 
 def phase_facts(replicas: Iterable[Phases], logged: Iterable[Mapping[str, float]]) -> dict[str, Any]:
-    """Fields of the ``runs`` record, of the slowest replica each; what the engines logged beats what was seen."""
+    """Fields of the ``runs`` record, of the slowest replica each; *logged* are the durations each engine logged.
+
+    Weights are the engine's to tell: readiness comes later, after compiling and warming up.
+    """
     replicas, logged = list(replicas), list(logged)
-    facts: dict[str, Any] = {}
-    for name in ("provisioned_at", "image_pulled_at", "weights_loaded_at"):
+    facts: dict[str, Any] = {"weights_loaded_at": None}  # logs have durations, and clocks without a zone
+    for name in ("provisioned_at", "image_pulled_at"):
         moments = [at for phases in replicas if (at := getattr(phases, name)) is not None]
         facts[name] = iso(max(moments)) if moments else None
-    for name in ("provision_s", "image_pull_s", "weights_s", "compile_s"):
-        seen = [s for phases in replicas if (s := getattr(phases, name, None)) is not None]
+    for name in ("provision_s", "image_pull_s"):
+        seen = [s for phases in replicas if (s := getattr(phases, name)) is not None]
+        facts[name] = round(max(seen), 6) if seen else None
+    for name in ("weights_s", "compile_s"):
         said = [durations[name] for durations in logged if name in durations]
-        facts[name] = round(max(said or seen), 6) if said or seen else None
+        facts[name] = round(max(said), 6) if said else None
     return facts
 
 

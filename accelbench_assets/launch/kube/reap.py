@@ -18,12 +18,18 @@ from accelbench_assets.errors import AccelBenchError
 from accelbench_assets.launch.kube import naming
 from accelbench_assets.launch.kube.client import Cluster, Object
 from accelbench_assets.launch.kube.errors import KubeError, shown
+from accelbench_assets.launch.kube.lease import holder_identity
 from accelbench_assets.launch.kube.sweep import Sweep, find, sweep
 
+REAPER_LEASE: Final = "accelbench-reaper"
+"""The Lease that every pass renews. It bears no label by which objects of runs are found."""
+UNSEEN_S: Final = 900.0
+"""So long after its last pass nobody counts on the reaper: three times what a CronJob leaves between two."""
 STALE_S: Final = 180.0
 """What counts where an object does not say after how many seconds its Lease is stale."""
 WAIT_S: Final = 60.0
 Why = Literal["stale_lease", "past_deadline", "no_lease", "orphan", "no_objects"]
+_RUNNING: Final = ("Deployment", "Job", "Pod")
 _END: Final = {
     "past_deadline": ("past_deadline", "The run was still there after its deadline and was removed."),
 }
@@ -67,7 +73,7 @@ class Records(Protocol):
 class Ledger(Protocol):
     """What is asked of the budget."""
 
-    def settle_run(self, run_id: str, usd: Any = None) -> bool:
+    def settle_run(self, run_id: str, usd: Any = None, *, ran_until_now: bool = True) -> bool:
         """Give back a run's reservation."""
         ...
 
@@ -76,7 +82,8 @@ def decide(states: Iterable[RunState], now: datetime) -> list[Verdict]:
     """Which runs have to go at *now* (the cluster's time). Pure.
 
     A Lease as old as ``stale_s`` has lost its keeper; a run without one may only be starting, and gets as long from its
-    first object on; a run that is kept alive goes when its deadline has passed.
+    first object on; a run that is kept alive goes when its deadline has passed and it still has what costs money:
+    without that it may be writing its record.
     """
     found = []
     for state in states:
@@ -92,9 +99,9 @@ def _why(state: RunState, now: datetime) -> Why | None:
             return "no_lease" if state.has_anchor else "orphan"
     elif (now - state.lease_renewed_at).total_seconds() >= state.stale_s:
         return "stale_lease"
-    if state.expires_at is not None and now >= state.expires_at:
-        return "past_deadline"
-    return None
+    expired = state.expires_at is not None and now >= state.expires_at
+    runs = any(name.partition("/")[0] in _RUNNING for name in state.objects)
+    return "past_deadline" if expired and (runs or state.lease_renewed_at is None) else None
 
 
 def run_states(found: Mapping[str, Sequence[Object]]) -> list[RunState]:
@@ -164,7 +171,8 @@ def reap_cluster(
     """One pass: remove the objects of dead runs, wait at most *wait_s* seconds, then record their end and settle.
 
     *stale_s* counts for attempts that left no object. Money first: objects go though lake and budget are down, and the
-    next pass writes the record; it is written when nothing of the run is left. Each part is tried for itself.
+    next pass writes the record; it is written when nothing of the run is left. Each part is tried for itself. That a
+    pass was made is left in the cluster: see ``heartbeat``.
 
     Returns one entry a run: ``run_id`` (``None`` if no object says it), ``run12``, ``why``, ``objects_removed``,
     ``objects_left``, ``recorded``, ``error``. Raises ``KubeError`` only if the cluster cannot be asked.
@@ -182,6 +190,7 @@ def reap_cluster(
     entries = [
         _entry(verdicts[run12].state.run_id, run12, verdicts[run12].why, swept[run12]) for run12 in swept
     ]
+    beat = _beat(cluster)
     attempts, trouble = _attempts(cluster, lake)
     by_run12 = {naming.run12(attempt["run_id"]): attempt["run_id"] for attempt in attempts}
     for entry in entries:
@@ -195,8 +204,56 @@ def reap_cluster(
         # What we may not list may still be there: then nothing is known to be over.
         if entry["objects_left"] == 0 and entry["run_id"] is not None and not found.unseen:
             entry["error"] = entry["error"] or trouble
-            _close(entry, lake if trouble is None else None, budget)
-    return entries + [_unseen(kind, text) for kind, text in found.unseen.items()]
+            served = _has_server(found.by_run.get(entry["run12"], ()))
+            _close(entry, lake if trouble is None else None, budget, ran_until_now=served)
+    said = [f"{kind} objects could not be listed: {text}" for kind, text in found.unseen.items()]
+    return entries + [_unseen(text) for text in (*said, *filter(None, [beat]))]
+
+
+def _has_server(objects: Iterable[Object]) -> bool:
+    """Whether what serves is among a run's objects: then its node was paid for until now."""
+    return any(
+        one["kind"] in ("Deployment", "Pod")
+        and (one["metadata"].get("labels") or {}).get(naming.COMPONENT_LABEL) == "server"
+        for one in objects
+    )
+
+
+def _beat(cluster: Cluster) -> str | None:
+    """Leave the sign of life; a sentence about why it could not be left."""
+    try:
+        heartbeat(cluster)
+    except KubeError as error:
+        return f"The reaper's Lease {REAPER_LEASE} could not be renewed: {error.message}"
+    return None
+
+
+def heartbeat(cluster: Cluster) -> None:
+    """Note in the cluster that the reaper is at work, in the cluster's time. Raises ``KubeError``."""
+    spec = {
+        "holderIdentity": holder_identity(),
+        "leaseDurationSeconds": int(UNSEEN_S),
+        "renewTime": naming.rfc3339(cluster.server_time()),
+    }
+    if cluster.patch("Lease", REAPER_LEASE, {"spec": spec}) is not None:
+        return
+    manifest = {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": REAPER_LEASE, "labels": {naming.NAME_LABEL: REAPER_LEASE}},
+        "spec": spec,
+    }
+    try:
+        cluster.create(manifest)
+    except KubeError as error:
+        if error.code != "conflict":  # another pass was quicker, or our own answer was lost
+            raise
+
+
+def reaper_seen(cluster: Cluster) -> datetime | None:
+    """When the last pass over the cluster was made, in its time; ``None`` if never. Raises ``KubeError``."""
+    lease = cluster.get("Lease", REAPER_LEASE)
+    return naming.parse_time(((lease or {}).get("spec") or {}).get("renewTime"))
 
 
 def _still_dead(cluster: Cluster, state: RunState, now: datetime | None) -> bool:
@@ -222,7 +279,7 @@ def _entry(run_id: str | None, run12: str, why: Why, done: Sweep) -> dict[str, A
     }
 
 
-def _unseen(kind: str, text: str) -> dict[str, Any]:
+def _unseen(text: str) -> dict[str, Any]:
     return {
         "run_id": None,
         "run12": None,
@@ -230,7 +287,7 @@ def _unseen(kind: str, text: str) -> dict[str, Any]:
         "objects_removed": 0,
         "objects_left": 0,
         "recorded": False,
-        "error": f"{kind} objects could not be listed: {text}",
+        "error": text,
     }
 
 
@@ -249,10 +306,11 @@ def _attempts(cluster: Cluster, lake: Records | None) -> tuple[list[dict[str, An
 
 def _began(attempt: Mapping[str, Any], now: datetime) -> float:
     """Seconds since an attempt was registered, as far as its record tells."""
-    known = [naming.parse_time(attempt.get(name)) for name in ("registered_at", "requested_at")]
-    return min(
-        ((now - moment).total_seconds() for moment in known if moment is not None), default=float("inf")
-    )
+    moment = naming.parse_time(
+        attempt.get("registered_at")
+    )  # by the cluster's clock, the other by some machine's
+    moment = moment or naming.parse_time(attempt.get("requested_at"))
+    return float("inf") if moment is None else (now - moment).total_seconds()
 
 
 def _has_lease(cluster: Cluster, attempt: Mapping[str, Any]) -> bool:
@@ -263,7 +321,9 @@ def _has_lease(cluster: Cluster, attempt: Mapping[str, Any]) -> bool:
         return True
 
 
-def _close(entry: dict[str, Any], lake: Records | None, budget: Ledger | None) -> None:
+def _close(
+    entry: dict[str, Any], lake: Records | None, budget: Ledger | None, *, ran_until_now: bool
+) -> None:
     """Record the end of a run of which nothing is left, and settle its budget."""
     code, text = _END.get(entry["why"], _DIED)
     if lake is not None:
@@ -273,7 +333,7 @@ def _close(entry: dict[str, Any], lake: Records | None, budget: Ledger | None) -
             entry["error"] = _text(error)
     if budget is not None:
         try:
-            budget.settle_run(entry["run_id"], None)
+            budget.settle_run(entry["run_id"], None, ran_until_now=ran_until_now)
         except Exception as error:  # the reservation expires with the Lease that nobody renews
             entry["error"] = entry["error"] or _text(error)
 

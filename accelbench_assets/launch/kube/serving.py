@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -29,6 +29,7 @@ from accelbench_assets.launch.kube.look import (
     status_of,
     uid_of,
 )
+from accelbench_assets.launch.kube.loss import lost
 from accelbench_assets.launch.kube.phases import ORDER, WAITING_FOR_NODE, phase_of
 from accelbench_assets.launch.kube.trouble import Trouble
 from accelbench_assets.launch.kube.watcher import Watcher
@@ -90,6 +91,10 @@ class Wait:
     on_event: EventSink
     started: float
     bound_at: float | None = None
+    unbound_at: float | None = None
+    on_node: dict[str, Object] = field(default_factory=dict)
+    left: set[str] = field(default_factory=set)
+    taken: Trouble | None = None
     replaced: int = 0
     phase: str = ""
     last: str = "no answer yet"
@@ -106,8 +111,11 @@ class Wait:
             self._judge(look)
             live = [pod for pod in look.pods if not is_leaving(pod) and not is_over(pod)]
             self._tell(live)
+            self._see_taken(look, live)
             bound = len(live) >= self.replicas and all(node_of(pod) for pod in live)
             self.bound_at = (self.bound_at or time.monotonic()) if bound else None
+            if self.hold.billed_since is None and any(node_of(pod) for pod in live):
+                self.hold.billed_since = time.monotonic()
             ready = [pod for pod in live if is_ready(pod)]
             if len(ready) >= self.replicas:
                 for pod in ready[: self.replicas]:
@@ -131,9 +139,27 @@ class Wait:
         if not trouble.retryable or self.replaced >= NEW_PODS or not trouble.pod:
             raise self._failure(trouble, look)
         self.replaced += 1
+        self.taken, self.unbound_at = trouble, time.monotonic()
         text = f"{trouble.error().message} A new pod takes its place."
         self.on_event("warning", text, {"pod": trouble.pod})
         self.cluster.delete("Pod", trouble.pod, grace_s=0)  # its kubelet cannot confirm anything
+
+    def _see_taken(self, look: Look, live: list[Object]) -> None:
+        """Remember who had a node and lost it again: the time for a node starts anew, and its lack is not the cause."""
+        self.on_node |= {uid_of(pod): pod for pod in look.pods if node_of(pod)}
+        here = {uid_of(pod) for pod in live}
+        for uid in [uid for uid in self.on_node if uid not in here]:
+            pod = self.on_node[uid]
+            if uid in self.left:
+                continue
+            self.left.add(uid)
+            found = lost(pod, look)
+            if found is None and is_over(pod) and not is_leaving(pod):
+                continue  # its node's kubelet refused it
+            text = f"Pod {name_of(pod)} was deleted while it was starting on node {node_of(pod)}."
+            if self.taken is None or self.taken.pod != name_of(pod):
+                self.taken = found or Trouble("evicted", text, retryable=True, pod=name_of(pod))
+                self.unbound_at = time.monotonic()
 
     def _failure(self, trouble: Trouble, look: Look) -> LaunchError:
         path = self.follower.path(trouble.pod)
@@ -153,10 +179,12 @@ class Wait:
         """The two limits of a start: until all pods have a node, and from then until all answer."""
         now = time.monotonic()
         if self.bound_at is None:
-            if now - self.started > self.kube.provisioning_s * (1 + self.replaced):
-                limit = self.kube.provisioning_s
+            limit = self.kube.provisioning_s
+            if now - (self.unbound_at or self.started) > limit:
                 text = f"No node took the model server within {limit:.0f} s."
-                trouble = self.seen or Trouble("no_capacity", text, certain=False)
+                trouble = self.seen or Trouble("unschedulable", text, certain=False)
+                if self.taken is not None and trouble.code in ("no_capacity", "unschedulable"):
+                    trouble = replace(self.taken, text=f"{self.taken.text} {trouble.text}")
                 raise self._failure(trouble, look)
             return
         if now - self.bound_at > self.kube.start_s:

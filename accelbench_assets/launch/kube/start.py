@@ -107,8 +107,21 @@ class Start:
         watcher.watch_nodes({node_of(one.pod) for one in ready})
         expected = in_use([one.pod for one in ready], SERVER)
 
+        away = False  # the Kubernetes API, not the servers
+
         def check_alive() -> None:
-            look = watcher.look(explain=watcher.blind)
+            nonlocal away
+            try:
+                look = watcher.look(explain=watcher.blind)
+            except KubeError as error:
+                if error.code != "api_unavailable":
+                    raise
+                self.hold.check()  # how long it may be away is the Lease's to say
+                if not away:
+                    self.on_event("warning", f"The servers cannot be looked at for now: {error.message}", {})
+                away = True
+                return
+            away = False
             self.follower.see(look.pods)
             trouble = running_trouble(look, SERVER, expected)
             if trouble is not None:

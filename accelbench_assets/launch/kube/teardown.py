@@ -59,17 +59,37 @@ def remove_parts(cluster: Cluster, run_id: str) -> list[str]:
     The generator goes first: it has samples to save while the servers go.
     """
     told = []
-    for kind, name in (
-        ("Job", load_name(run_id)),
-        ("Deployment", base_name(run_id)),
-        ("Service", base_name(run_id)),
-        ("ConfigMap", plan_name(run_id)),
-    ):
+    for kind, name in _parts(run_id):
         try:
             cluster.delete(kind, name, retry_s=LIMIT_S / 2)
         except AccelBenchError as error:
             told.append(f"{kind} {name} could not be deleted: {error.message}")
     return told
+
+
+def still_there(cluster: Cluster, run_id: str, wait_s: float) -> list[str]:
+    """What is left of what :func:`remove_parts` deletes and of its pods after at most *wait_s*; what cannot be asked
+    counts as left.
+    """
+    left = await_gone(cluster, run_id, None, wait_s)
+    for kind, name in _parts(run_id):
+        try:
+            found = cluster.get(kind, name, retry_s=_LOOK_S)
+        except AccelBenchError as error:
+            left.append(f"{kind} {name}, perhaps ({error.message})")
+        else:
+            left += [f"{kind} {name}"] if found is not None else []
+    return left
+
+
+def _parts(run_id: str) -> tuple[tuple[str, str], ...]:
+    """Kinds and names, in the order in which they go."""
+    return (
+        ("Job", load_name(run_id)),
+        ("Deployment", base_name(run_id)),
+        ("Service", base_name(run_id)),
+        ("ConfigMap", plan_name(run_id)),
+    )
 
 
 def await_gone(cluster: Cluster, run_id: str, component: str | None, wait_s: float) -> list[str]:

@@ -15,6 +15,8 @@ from accelbench_assets.scrub import scrub
 SHOWN_LINES = 3
 _HINTS = {
     "no_capacity": "Try another zone, region or capacity type, or run it later; NodePools bound what can be had.",
+    "unschedulable": "Compare the pod's selectors, tolerations and requests with the nodes' labels and taints, the "
+    "NodePools' requirements and limits, the quotas, and what the device plugin offers.",
     "quota": "Raise the quota named here, or wait until other runs have ended.",
     "image_pull": "Check the image name in setting kube.engine_images or kube.loadgen_image, and the node's access.",
     "oom": "The node's memory (not the accelerator's) ran out; choose a bigger size or smaller caches.",

@@ -13,7 +13,7 @@ from tests.launch.kube.harness import KubeLocal
 
 def test_one_replica_from_deployment_to_samples(make: MakeBench) -> None:
     bench = make()
-    assert set(bench.launcher.attempt_facts()) == {"cluster", "namespace"}
+    assert {"cluster", "namespace"} <= set(bench.launcher.attempt_facts())
     with bench.serving() as endpoint:
         facts = endpoint.facts
         assert facts["origin"] == "simulated"  # though its node says aws:///

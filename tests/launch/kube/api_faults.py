@@ -51,7 +51,9 @@ def peer_pid(request: web.Request) -> int | None:
 
 
 def _kill(fault: ApiFault, request: web.Request) -> None:
-    pid = fault.pid if fault.pid is not None else peer_pid(request)
+    pid, tries = fault.pid, 0
+    while pid is None and tries < 20:  # a look at a table that changes meanwhile may miss a row
+        pid, tries = peer_pid(request), tries + 1
     if pid is None:
         raise answers.bad_request("fault kill: no process was found at the other end of the connection")
     with contextlib.suppress(ProcessLookupError):

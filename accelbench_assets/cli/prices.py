@@ -1,0 +1,291 @@
+"""``accelbench prices list | show | refresh | diff``: what machines cost, who says so, and since when.
+
+Belongs here: listing the snapshot of a day, asking for a new one, comparing two days.
+Does not belong here: prices (``pricing``), costs of results (``query``, ``show``).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from accelbench_assets.cli.options import (
+    DebugOption,
+    Format,
+    FormatOption,
+    JsonOption,
+    QuietOption,
+    chosen,
+    near,
+    split_list,
+)
+from accelbench_assets.cli.output import Column, emit
+from accelbench_assets.cli.state import STATE
+from accelbench_assets.errors import AccelBenchError, UsageError
+
+if TYPE_CHECKING:
+    from accelbench_assets.pricing.points import Point
+
+app = typer.Typer(
+    help="What machines cost: list, show, refresh, diff.", no_args_is_help=True, rich_markup_mode=None
+)
+
+FIELDS = (
+    *(
+        "provider",
+        "region",
+        "zone",
+        "instance_type",
+        "os",
+        "tenancy",
+        "tier",
+        "payment_option",
+        "offering_class",
+    ),
+    *("effective_usd_per_hour", "usd_per_hour", "usd_per_hour_p90", "upfront_usd", "term_hours", "sku"),
+    *("effective_from", "fetched_at", "source", "source_sha256", "missing_reason"),
+)
+COLUMNS = (
+    Column("instance_type", "instance"),
+    Column("provider", "provider", keep=5),
+    Column("region", "region"),
+    Column("zone", "zone", keep=4),
+    Column("tier", "tier"),
+    Column("payment_option", "payment", keep=3),
+    Column("offering_class", "class", keep=3),
+    Column("price", "USD/h"),
+    Column("upfront_usd", "upfront USD", "usd", keep=6),
+    Column("term_hours", "term h", "int", keep=7),
+    Column("fetched_at", "as of", "time"),
+    Column("said", "source, or why there is no price", wrap=True),
+)
+ProviderOption = Annotated[str | None, typer.Option("--provider", help="Only this provider.")]
+RegionOption = Annotated[
+    str | None, typer.Option("--region", help="Only this region (default: the setting); any: all of them.")
+]
+DayOption = Annotated[
+    str | None, typer.Option("--as-of", help="As known at the end of this day (2026-11-30).")
+]
+
+
+@app.command("list")
+def list_prices(
+    instance: Annotated[str | None, typer.Option("--instance", help="Only this type or family.")] = None,
+    region: RegionOption = None,
+    tier: Annotated[str, typer.Option("--tier", help="Only this tier; any: all of them.")] = "on_demand",
+    provider: ProviderOption = None,
+    missing: Annotated[bool, typer.Option("--missing", help="Only what has no price, and why.")] = False,
+    as_of: DayOption = None,
+    fmt: FormatOption = Format.table,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """List the latest prices, each with the day it is from and its source."""
+    format_ = chosen(fmt, as_json)
+    points = _known(_day("--as-of", as_of))
+    _check("--tier", tier, {p.tier for p in points} | {"on_demand", "any"})
+    if provider is not None:
+        _check("--provider", provider, {p.provider for p in points})
+    found = [
+        p
+        for p in _in_region(points, region, provider)
+        if tier in (p.tier, "any")
+        and (provider is None or p.provider == provider)
+        and (instance is None or instance in (p.instance_type, p.instance_type.split(".")[0]))
+        and (not missing or p.missing_reason is not None)
+    ]
+    _emit(found, format_)
+
+
+@app.command("show")
+def show_prices(
+    instance: Annotated[str, typer.Argument(help="The instance type, such as p5.48xlarge.")],
+    region: RegionOption = None,
+    as_of: DayOption = None,
+    fmt: FormatOption = Format.table,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Everything known of one type: every tier and payment, the reason where there is no price."""
+    format_ = chosen(fmt, as_json)
+    points = _known(_day("--as-of", as_of))
+    names = {p.instance_type for p in points}
+    if instance not in names:
+        raise UsageError(f"No price of {instance!r} is known. {near(instance, sorted(names))}")
+    _emit([p for p in _in_region(points, region, None) if p.instance_type == instance], format_)
+
+
+@app.command("refresh")
+def refresh(
+    provider: Annotated[
+        list[str] | None, typer.Option("--provider", help="Ask this provider; repeatable.")
+    ] = None,
+    region: Annotated[
+        list[str] | None, typer.Option("--region", help="Ask for this region; repeatable or with commas.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--source", help="How AWS is asked: api (credentials), bulk (public files), auto."),
+    ] = None,
+    fmt: FormatOption = Format.table,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Ask for today's prices and keep them. What cannot be had keeps its last good price and says so."""
+    from dataclasses import replace
+
+    from accelbench_assets.pricing.providers import PROVIDERS
+    from accelbench_assets.pricing.refresh import take
+    from accelbench_assets.pricing.sources import Sources
+
+    format_ = chosen(fmt, as_json)
+    names = split_list("--provider", provider) or [n for n, one in PROVIDERS.items() if one.asks]
+    for name in names:
+        _check("--provider", name, set(PROVIDERS))
+        if not PROVIDERS[name].asks:
+            raise UsageError(f"--provider: {name} is not asked; its prices come with the package.")
+    sources = Sources.of(STATE.settings)
+    mode = source or (sources.aws if sources.aws != "off" else "auto")
+    _check("--source", mode, {"api", "bulk", "auto"})
+    sources = replace(sources, aws=mode, regions=tuple(split_list("--region", region)) or sources.regions)
+    lake = STATE.lake()
+    lake.check_writable()
+    STATE.note(f"Asking {', '.join(names)} for {len(sources.regions)} region(s): this takes minutes.")
+    report = take(
+        lake,
+        datetime.now(UTC).date(),
+        sources,
+        regions=(STATE.settings.region,),
+        providers=names,
+        again=True,
+    )
+    rows = [
+        {
+            "unit": one.unit,
+            "rows": one.rows,
+            "state": "failed" if one.error else "partly" if one.unread else "ok",
+            "last_good": one.last_good,
+            "says": one.error or "; ".join((*one.unread, *one.odd)),
+        }
+        for one in report.outcomes
+    ]
+    columns = (
+        Column("unit", "asked"),
+        Column("rows", "rows", "int"),
+        Column("state", "state"),
+        Column("last_good", "last good", "time", keep=2),
+        Column("says", "says", wrap=True),
+    )
+    emit(rows, columns, format_, fields=("unit", "rows", "state", "last_good", "says"))
+    for finding in (*report.impossible, *report.at_odds):
+        STATE.warn(finding)
+    for jump in report.jumps:
+        STATE.note(f"moved by more than 20 %: {jump}")
+    if report.outcomes and all(one.error for one in report.outcomes):
+        raise AccelBenchError("No source could be asked; the last good prices stand.")
+    STATE.note(f"Kept as {report.uri}. Published pages and the catalog follow with the next publication.")
+
+
+@app.command("diff")
+def diff(
+    since: Annotated[
+        str | None, typer.Option("--from", help="The earlier day; default: the last but one.")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--to", help="The later day; default: the last.")] = None,
+    region: RegionOption = None,
+    fmt: FormatOption = Format.table,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """What changed between two snapshots: prices that moved, came or went."""
+    format_ = chosen(fmt, as_json)
+    from accelbench_assets.pricing.store import days
+
+    known = list(days(STATE.lake().storage))
+    later = _day("--to", until) or (known[-1] if known else None)
+    earlier = _day("--from", since) or max((day for day in known if later and day < later), default=None)
+    if later is None or earlier is None:
+        raise UsageError(
+            "There are not two days of prices to compare.", hint="`accelbench prices list` shows one."
+        )
+    if earlier >= later:
+        raise UsageError(f"--from {earlier} is not before --to {later}.")
+    rows = _changes(_known(earlier), _known(later), region)
+    columns = (
+        Column("price", "price"),
+        Column("was", "was USD/h"),
+        Column("is", "is USD/h"),
+        Column("change", "change"),
+    )
+    emit(rows, columns, format_, fields=("price", "was", "is", "change"), empty="Nothing changed.")
+
+
+def _changes(before: list[Point], after: list[Point], region: str | None) -> list[dict[str, Any]]:
+    from accelbench_assets.pricing.sanity import label
+
+    old = {p.key: p for p in _in_region(before, region, None)}
+    new = {p.key: p for p in _in_region(after, region, None)}
+    rows = []
+    for key in sorted({*old, *new}, key=lambda k: tuple(part or "" for part in k)):
+        was, now = ((p.effective_usd_per_hour if p else None) for p in (old.get(key), new.get(key)))
+        if was == now:
+            continue
+        change = f"{(now / was - 1) * 100:+.2f} %" if was and now else "new" if now else "gone"
+        point = new.get(key) or old[key]
+        rows.append({"price": label(point), "was": _exact(was), "is": _exact(now), "change": change})
+    return rows
+
+
+def _known(day: date | None) -> list[Point]:
+    """The points of the last snapshot up to *day* (today); packaged ones, if the lake has none yet."""
+    from accelbench_assets.pricing.points import Point
+    from accelbench_assets.pricing.snapshot import day_points
+    from accelbench_assets.pricing.store import latest
+
+    wanted = day or datetime.now(UTC).date()
+    rows = latest(STATE.lake().storage, wanted)
+    if rows:
+        return [Point.from_row(row) for row in rows]
+    STATE.note("No snapshot of prices is in the lake yet: these are the packaged ones.")
+    return day_points(wanted, regions=(STATE.settings.region,))
+
+
+def _in_region(points: list[Point], region: str | None, provider: str | None) -> list[Point]:
+    """Without a region the one of the settings for AWS, and every place of the others."""
+    if region is not None:
+        _check("--region", region, {p.region for p in points} | {"any"})
+        return points if region == "any" else [p for p in points if p.region == region]
+    here = STATE.settings.region
+    return [p for p in points if p.region == here or not p.provider.startswith("aws")]
+
+
+def _emit(points: list[Point], format_: Format) -> None:
+    rows = [{**p.to_row(), "price": _exact(p.effective_usd_per_hour)} for p in points]
+    for row in rows:
+        row["said"] = row["missing_reason"] or row["source"]
+    emit(rows, COLUMNS, format_, fields=FIELDS, empty="No price matches.")
+
+
+def _exact(value: Any) -> str:
+    """Prices are shown as they are, never rounded: 2.24208."""
+    return "-" if value is None else f"{value.normalize():f}"
+
+
+def _day(flag: str, text: str | None) -> date | None:
+    if text is None:
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{flag}: {text!r} is not a day such as 2026-11-30.") from None
+
+
+def _check(flag: str, value: str, known: set[str]) -> None:
+    if value not in known:
+        raise UsageError(f"{flag}: {value!r} is not known. {near(value, sorted(known))}")
