@@ -22,6 +22,7 @@ from accelbench_assets.cli import cells, instances, models, prices, state
 from accelbench_assets.cli.cancel import cancel
 from accelbench_assets.cli.compare import compare
 from accelbench_assets.cli.config import config
+from accelbench_assets.cli.cost import cost
 from accelbench_assets.cli.demo import demo
 from accelbench_assets.cli.doctor import doctor
 from accelbench_assets.cli.import_ import import_results
@@ -58,6 +59,7 @@ COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (reap, "Close runs whose process died."),
     (query, "Search the catalog of results."),
     (recommend, "What to rent for a model, with the arithmetic."),
+    (cost, "What a run costs anywhere, and what we have spent."),
     (compare, "Put two to four runs side by side."),
     (trials, "Pool the trials of a cell, or test one cell against another."),
     (sql, "Query the lake with DuckDB."),

@@ -93,7 +93,7 @@ instance_type str!, family str!, provider str, accelerator_kind str, accelerator
 i32, accelerator_memory_mib_each i64, accelerator_memory_mib_total i64, memory_bandwidth_gb_s_each f64,
 bf16_tflops_each f64, fp8_tflops_each f64, neuron_cores i32, interconnect str, link_gb_s f64, vcpu i32,
 memory_mib i64, network_gbps f64, efa_interfaces i32, local_nvme_gb i64, regions list, source str, as_of str,
-confidence str
+confidence str, zones list
 """
 
 _MODELS = """
@@ -107,7 +107,7 @@ _PRICE_POINTS = """
 price_point_id str!, snapshot_id str!, provider str!, region str!, zone str, instance_type str!, os str,
 tenancy str, tier str!, payment_option str, offering_class str, usd_per_hour dec, upfront_usd dec,
 effective_usd_per_hour dec, term_hours f64, sku str, effective_from ts, fetched_at ts, source str,
-source_sha256 str, missing_reason str
+source_sha256 str, missing_reason str, usd_per_hour_p90 dec
 """
 
 _SUPERSESSIONS = "run_id str!, superseded_by str, reason str!, author str, at ts!"

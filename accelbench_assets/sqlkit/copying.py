@@ -12,10 +12,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from accelbench_assets.errors import PublishError
 from accelbench_assets.lake.tables import SCHEMAS, json_columns
 
 if TYPE_CHECKING:
@@ -68,11 +69,11 @@ def read_back(
     schema: Any,
     *,
     columns: Sequence[str] | None = None,
-    run_ids: Sequence[str] | None = None,
+    only: Mapping[str, Sequence[str]] | None = None,
 ) -> pa.Table:
     """Rows of *table* as PostgreSQL holds them, with the types of *schema* (lists as JSON text).
 
-    *run_ids* reads the rows of these runs alone, *columns* these columns alone.
+    *only* reads the rows with one of these values in a column, *columns* these columns alone.
     """
     import pyarrow as pa
     import pyarrow.csv as csv
@@ -81,9 +82,11 @@ def read_back(
     fields = [schema.field(name) for name in columns or schema.names]
     types = {f.name: pa.string() if pa.types.is_list(f.type) else f.type for f in fields}
     names = sql.SQL(", ").join(map(sql.Identifier, types))
-    rule: sql.Composable = sql.SQL("")
-    if run_ids is not None:
-        rule = sql.SQL("where run_id = any({})").format(sql.Literal(list(run_ids)))
+    clauses = [
+        sql.SQL("{} = any({})").format(sql.Identifier(column), sql.Literal(list(values)))
+        for column, values in (only or {}).items()
+    ]
+    rule = sql.SQL("where ") + sql.SQL(" and ").join(clauses) if clauses else sql.SQL("")
     command = sql.SQL("copy (select {} from {} {}) to stdout (format csv)").format(
         names, sql.Identifier(table), rule
     )
@@ -124,6 +127,16 @@ def fingerprint(table: str, rows: pa.Table) -> Fingerprint:
         order = [(name, "ascending") for name in rows.column_names]
         digest.update(_to_csv(rows.sort_by(order)))
     return Fingerprint(rows.num_rows, digest.hexdigest())
+
+
+def verify(table: str, sent: pa.Table, stored: pa.Table) -> None:
+    """``PublishError`` unless the rows *stored* in the catalog are those that were *sent*."""
+    want, found = fingerprint(table, sent), fingerprint(table, stored)
+    if found != want:
+        raise PublishError(
+            f"The catalog's table {table} read back differently from what was sent: {found.rows} rows of "
+            f"{want.rows}, checksum {found.sha256[:12]} instead of {want.sha256[:12]}; nothing was published."
+        )
 
 
 def _canonical(text: str | None) -> str | None:

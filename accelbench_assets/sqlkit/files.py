@@ -4,17 +4,23 @@ Belongs here: loading ``sql/<kind>/*.sql``, finding dependencies with sqlglot, o
 Does not belong here: running them (``duck``, ``marts``), other dialects (``dialect``).
 
 Kinds: ``marts`` (DuckDB), ``views`` and ``reports`` (portable subset), ``migrations`` (PostgreSQL).
+
+A mart whose opening comment has a line ``-- stored: no`` is never kept: it is computed whenever it is read, and is a
+view in PostgreSQL. That suits a join of two tables of which each grows by itself.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
 from accelbench_assets.errors import AccelBenchError
 from accelbench_assets.paths import SQL_DIR
+
+_NOT_STORED = re.compile(r"\s*(--[^\n]*\n)*?-- stored: no\b")
 
 
 class SqlFileError(AccelBenchError):
@@ -26,6 +32,7 @@ class SqlFile:
     """One query. ``depends_on`` holds the names of tables, marts and views it reads, sorted, CTEs left out.
 
     ``sha256`` is of the parsed statement and of the views it reads: comments and layout do not change it.
+    ``stored`` is false for a mart that is computed when read.
     """
 
     name: str
@@ -33,6 +40,7 @@ class SqlFile:
     description: str
     depends_on: tuple[str, ...]
     sha256: str
+    stored: bool = True
 
 
 def _parsed(text: str) -> tuple[tuple[str, ...], str]:
@@ -67,7 +75,8 @@ def files_as_written(kind: str) -> tuple[SqlFile, ...]:
             depends_on, sha256 = _parsed(text)
         except SqlFileError as error:
             raise SqlFileError(f"{path}: {error.message}") from None
-        files.append(SqlFile(path.stem, text, first.lstrip("- ").rstrip(), depends_on, sha256))
+        stored = _NOT_STORED.match(text) is None
+        files.append(SqlFile(path.stem, text, first.lstrip("- ").rstrip(), depends_on, sha256, stored))
     return tuple(files)
 
 
@@ -105,7 +114,7 @@ def _without_views(file: SqlFile, views: Mapping[str, SqlFile]) -> SqlFile:
         names |= set(inner.depends_on)
         hashes.append(inner.sha256)
     joint = hashlib.sha256("".join(hashes).encode()).hexdigest()
-    return SqlFile(file.name, file.text, file.description, tuple(sorted(names)), joint)
+    return SqlFile(file.name, file.text, file.description, tuple(sorted(names)), joint, file.stored)
 
 
 def in_order(files: Iterable[SqlFile]) -> list[SqlFile]:

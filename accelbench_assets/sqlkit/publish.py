@@ -1,9 +1,10 @@
-"""The published catalog: succeeded runs, their figures, prices and views in PostgreSQL, verified before the
+"""The published catalog: succeeded runs, their figures, prices, coverage and views in PostgreSQL, verified before the
 commit.
 
-Belongs here: what is sent (append-only runs, replaced facts and marts), the one transaction, reading it back.
-Does not belong here: migrations and views (``schema``), COPY and comparison (``copying``), the embedded
-server (``postgres``). Works against any ``postgresql://`` URL of PostgreSQL 15 or newer.
+Belongs here: what is sent (append-only runs and prices, replaced facts and marts), the one transaction, reading it
+back. Does not belong here: migrations and views (``schema``), COPY and comparison (``copying``), snapshots of prices
+(``publish_prices``), the embedded server (``postgres``). Works against any ``postgresql://`` URL of PostgreSQL 15 or
+newer.
 
 Everything happens in one transaction: migrations, rows, views, then every table is read back and compared,
 value by value, with what was sent (a checksum over sorted rows and their count). Any difference or failure
@@ -20,7 +21,8 @@ from urllib.parse import unquote, urlsplit
 
 from accelbench_assets.errors import PublishError
 from accelbench_assets.scrub import scrub
-from accelbench_assets.sqlkit.copying import copy_rows, fingerprint, read_back
+from accelbench_assets.sqlkit.copying import copy_rows, read_back, verify
+from accelbench_assets.sqlkit.publish_prices import PRICE_TABLES, send_latest, send_points
 from accelbench_assets.sqlkit.schema import apply_migrations, apply_views
 
 if TYPE_CHECKING:
@@ -37,14 +39,16 @@ ADVISORY_LOCK = 4_713_220_611  # one publisher at a time, whatever it publishes
 RUN_TABLES = ("runs", "run_steps", "run_percentiles", "slo_results")
 """Append-only: rows of runs that are not there yet. Order of insertion."""
 APPENDED = {
-    "price_points": ("price_point_id",),
     "supersessions": ("run_id", "at"),
     "annotations": ("run_id", "at"),
 }
 """Append-only tables by key."""
-REPLACED = ("instance_types", "models", "benchmark_results", "cost_per_token")
-"""Facts, replaced whole, and marts, replaced for the runs of this lake."""
-BY_RUN = ("benchmark_results", "cost_per_token")
+REPLACED = ("instance_types", "models", "benchmark_results", "mix_regression", "coverage")
+"""Facts, replaced whole, and marts, replaced for the runs, deployments or cells of this lake."""
+OWN_ROWS = {"benchmark_results": "run_id", "mix_regression": "deployment", "coverage": "cell_id"}
+"""Several lakes may share a catalog: of these tables each replaces the rows of its own."""
+JOINED = ("benchmark_results", "latest_prices", "mix_regression", "instance_types")
+"""What ``cost_per_token`` joins: counted after each change, for a plan that is right at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,10 @@ def _send(connection: Any, lake: Lake) -> PublishReport:
     there = {row[0] for row in connection.execute("select run_id from runs")}
     mine = sorted(set(rows["runs"].column("run_id").to_pylist()))
     new_runs = sorted(set(mine) - there)
+    own = {
+        column: mine if column == "run_id" else sorted(set(rows[table].column(column).to_pylist()))
+        for table, column in OWN_ROWS.items()
+    }
     sent: dict[str, pa.Table] = {}
     for table in RUN_TABLES:
         sent[table] = _where(rows[table], "run_id", new_runs)
@@ -105,22 +113,34 @@ def _send(connection: Any, lake: Lake) -> PublishReport:
         sent[table] = _choose(rows[table], [k not in known for k in _keys(rows[table], key)])
     for table in REPLACED:
         sent[table] = rows[table]
-        if table in BY_RUN:  # several lakes may share a catalog: each replaces the figures of its own runs
-            connection.execute(f"delete from {table} where run_id = any(%s)", (mine,))  # noqa: S608 - a name of ours
-            sent[table] = _where(rows[table], "run_id", mine)
+        if column := OWN_ROWS.get(table):
+            connection.execute(f"delete from {table} where {column} = any(%s)", (own[column],))  # noqa: S608 - ours
+            sent[table] = _where(rows[table], column, own[column])
         else:
             connection.execute(f"delete from {table}")  # noqa: S608 - a name of ours
     for table, fresh in sent.items():
         copy_rows(connection, table, fresh)
-    totals = {}
+    totals, new_rows = {}, {table: fresh.num_rows for table, fresh in sent.items()}
     for table, fresh in sent.items():
-        only = new_runs if table in RUN_TABLES else mine if table in BY_RUN else None
-        totals[table] = _verify(connection, table, fresh, only)
-    return PublishReport(totals, {table: fresh.num_rows for table, fresh in sent.items()})
+        only = {"run_id": new_runs} if table in RUN_TABLES else {}
+        if column := OWN_ROWS.get(table):
+            only = {column: own[column]}
+        stored = read_back(connection, table, fresh.schema, only=only)
+        if table in APPENDED:
+            keys = set(_keys(fresh, APPENDED[table]))
+            stored = _choose(stored, [k in keys for k in _keys(stored, APPENDED[table])])
+        verify(table, fresh, stored)
+        totals[table] = _count(connection, table)
+    new_rows["price_points"] = send_points(connection, lake, copy_rows)
+    new_rows["latest_prices"] = send_latest(connection, lake, copy_rows)
+    totals |= {table: _count(connection, table) for table in PRICE_TABLES}
+    for table in JOINED:
+        connection.execute(f"analyze {table}")
+    return PublishReport(totals, new_rows)
 
 
 def _rows(lake: Lake) -> dict[str, pa.Table]:
-    """All that the lake has to publish. Only runs whose derived rows are complete: the others come next
+    """All that the lake has to publish but prices. Only runs whose derived rows are complete: the others come next
     time.
     """
     import duckdb
@@ -157,22 +177,8 @@ def _keys(rows: pa.Table, key: tuple[str, ...]) -> list[tuple[Any, ...]]:
     return list(zip(*(rows.column(name).to_pylist() for name in key), strict=True))
 
 
-def _verify(connection: Any, table: str, sent: pa.Table, run_ids: list[str] | None) -> int:
-    """Read *table* back inside the transaction; rows it holds. ``PublishError`` if what was sent is not
-    there.
-    """
-    stored = read_back(connection, table, sent.schema, run_ids=run_ids)
-    if table in APPENDED:
-        keys = set(_keys(sent, APPENDED[table]))
-        stored = _choose(stored, [k in keys for k in _keys(stored, APPENDED[table])])
-    want, found = fingerprint(table, sent), fingerprint(table, stored)
-    if found != want:
-        raise PublishError(
-            f"The catalog's table {table} read back differently from what was sent: {found.rows} rows of "
-            f"{want.rows}, checksum {found.sha256[:12]} instead of {want.sha256[:12]}; nothing was published."
-        )
-    counted = connection.execute(f"select count(*) from {table}").fetchone()  # noqa: S608 - a name of ours
-    return int(counted[0])
+def _count(connection: Any, table: str) -> int:
+    return int(connection.execute(f"select count(*) from {table}").fetchone()[0])  # noqa: S608 - a name of ours
 
 
 def _one_sentence(error: Exception, dsn: str) -> PublishError:

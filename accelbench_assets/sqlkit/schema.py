@@ -1,18 +1,19 @@
 """The catalog's schema in PostgreSQL: migrations applied once, views kept up to date.
 
-Belongs here: ``sql/migrations`` and ``sql/views`` onto a connection, inside the caller's transaction.
-Does not belong here: rows (``publish``), translation (``dialect``).
+Belongs here: ``sql/migrations``, ``sql/views`` and the marts that are not stored onto a connection, inside the
+caller's transaction. Does not belong here: rows (``publish``), translation (``dialect``).
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 from accelbench_assets.errors import PublishError
 from accelbench_assets.paths import SQL_DIR
 from accelbench_assets.sqlkit.dialect import to_postgres
-from accelbench_assets.sqlkit.files import sql_files
+from accelbench_assets.sqlkit.files import SqlFile, files_as_written, in_order, sql_files
 
 SCHEMA = "accelbench"
 MINIMUM_SERVER = 150_000
@@ -63,17 +64,20 @@ def apply_migrations(connection: Any) -> list[str]:
 
 
 def apply_views(connection: Any) -> list[str]:
-    """Create or replace every view, in order of dependency; the names of those that changed.
+    """Create or replace every view and every mart that is not stored, in order of dependency; the names of those that
+    changed.
 
     An unchanged view is left alone (its comment holds the hash of its text), so that views of others on top
-    of it live on. One whose columns changed is dropped first; PostgreSQL refuses that while others depend on
-    it.
+    of it live on. One whose columns changed is dropped first, and with it those of ours that read it; PostgreSQL
+    refuses that while views of others depend on it.
     """
     import psycopg
     from psycopg import sql
 
     changed = []
-    for view in sql_files("views"):
+    joined = [mart for mart in files_as_written("marts") if not mart.stored]
+    views = in_order([*joined, *sql_files("views")])
+    for place, view in enumerate(views):
         mark = f"{view.description} [{view.sha256[:16]}]"
         found = connection.execute(
             "select obj_description(to_regclass(%s), 'pg_class')", (f"{SCHEMA}.{view.name}",)
@@ -85,6 +89,8 @@ def apply_views(connection: Any) -> list[str]:
             with connection.transaction():
                 connection.execute(f"create or replace view {view.name} as {text}")
         except psycopg.errors.InvalidTableDefinition:  # other columns than before
+            for reader in reversed(_readers(view.name, views[place + 1 :])):
+                connection.execute(f"drop view if exists {reader}")
             connection.execute(f"drop view {view.name}")
             connection.execute(f"create view {view.name} as {text}")
         literal = sql.Literal(mark)
@@ -92,3 +98,12 @@ def apply_views(connection: Any) -> list[str]:
         connection.execute(sql.SQL("comment on view {} is {}").format(name, literal))
         changed.append(view.name)
     return changed
+
+
+def _readers(name: str, later: Sequence[SqlFile]) -> list[str]:
+    """The views among *later*, which are in order, that read *name* or what reads it."""
+    found: list[str] = []
+    for view in later:
+        if {name, *found} & set(view.depends_on):
+            found.append(view.name)
+    return found

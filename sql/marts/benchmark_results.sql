@@ -75,7 +75,9 @@ select
   e2e.p90 as e2e_p90_ms, e2e.p90_gate as e2e_p90_gate, e2e.p90_needs_n as e2e_p90_needs_n,
   e2e.p95 as e2e_p95_ms, e2e.p95_gate as e2e_p95_gate, e2e.p95_needs_n as e2e_p95_needs_n,
   e2e.p99 as e2e_p99_ms, e2e.p99_gate as e2e_p99_gate, e2e.p99_needs_n as e2e_p99_needs_n,
-  g.slo_id, g.attainment as slo_attainment, g.decision as slo_decision, g.goodput_rps, g.goodput_output_tokens_per_s
+  g.slo_id, g.attainment as slo_attainment, g.decision as slo_decision, g.goodput_rps, g.goodput_output_tokens_per_s,
+  s.requests_per_s_ci_low, s.requests_per_s_ci_high, s.output_tokens_per_s_ci_low, s.output_tokens_per_s_ci_high,
+  s.decode_concurrency_mean
 from judged as r
 join run_steps as s on s.run_id = r.run_id
 left join ordered as o on o.run_id = r.run_id

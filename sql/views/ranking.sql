@@ -14,11 +14,13 @@ eligible as (
   select
     c.*,
     case when c.evidence_level = 'publication' and coalesce(t.trials, 0) >= 5 then 0 else 1 end as evidence_order,
-    b.output_tokens_per_s, b.requests_per_s, b.error_rate, b.slo_id, b.slo_attainment,
+    b.error_rate, b.slo_id, b.slo_attainment,
     b.ttft_p50_ms, b.ttft_p95_ms, b.ttft_p99_ms, b.tpot_p50_ms, b.tpot_p95_ms, b.tpot_p99_ms,
     case when b.slo_id is null then 'floor' else 'at_slo' end as basis,
     row_number() over (
-      partition by c.cell_id, c.price_point_id
+      -- the price point says it all; the rest lets a filter on it reach the prices
+      partition by
+        c.cell_id, c.price_point_id, c.model, c.workload_id, c.provider, c.region, c.tier, c.payment_option
       order by c.usd_per_1m_output_full_hour nulls last, c.step_index
     ) as place
   from cost_per_token as c

@@ -18,8 +18,11 @@ from accelbench_assets.lake.tables import QUANTILES, SCHEMAS
 from accelbench_assets.paths import SQL_DIR
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
-TABLES = ("runs", "run_steps", "run_percentiles", "slo_results", "supersessions", "price_points")
-MARTS = ("benchmark_results", "cost_per_token")
+TABLES = (
+    *("runs", "run_steps", "run_percentiles", "slo_results", "supersessions", "price_points"),
+    "instance_types",
+)
+QUERIES = ("benchmark_results", "latest_prices", "reporting_points", "mix_regression", "cost_per_token")
 
 
 class Rows:
@@ -34,8 +37,9 @@ class Rows:
             wanted = [{field.name: row.get(field.name) for field in SCHEMAS[name]} for row in rows]
             connection.register(f"{name}_arrow", pa.Table.from_pylist(wanted, SCHEMAS[name]))
             connection.execute(f"create table {name} as select * from {name}_arrow")
-        for mart in MARTS:
-            connection.execute(f"create view {mart} as {(SQL_DIR / 'marts' / f'{mart}.sql').read_text()}")
+        for query in QUERIES:
+            (file,) = SQL_DIR.glob(f"*/{query}.sql")
+            connection.execute(f"create view {query} as {file.read_text()}")
         return connection
 
     def write(self, lake: Lake) -> None:

@@ -120,7 +120,10 @@ def test_a_built_mart_is_read_and_an_outdated_one_is_computed(lake: Lake) -> Non
         "benchmark_results": 2,
         "coverage": 1,
         "cost_per_token": 2,
+        "latest_prices": 0,
+        "mix_regression": 1,
         "price_performance": 0,
+        "run_costs": 1,
     }
     put_run(lake, make_record())
     assert one(lake, "select count(*) from benchmark_results") == 2, "as it was built"

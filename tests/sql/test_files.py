@@ -11,7 +11,15 @@ from accelbench_assets.sqlkit import files
 from accelbench_assets.sqlkit.dialect import NotPortableError, to_postgres
 from accelbench_assets.sqlkit.files import SqlFile, SqlFileError, in_order, sql_file, sql_files, table_names
 
-MARTS = {"benchmark_results", "cost_per_token", "price_performance", "coverage"}
+MARTS = {
+    "benchmark_results",
+    "cost_per_token",
+    "price_performance",
+    "coverage",
+    "latest_prices",
+    "mix_regression",
+    "run_costs",
+}
 
 
 def test_every_mart_is_described_and_reads_what_exists() -> None:
@@ -29,6 +37,8 @@ def test_every_mart_is_described_and_reads_what_exists() -> None:
     )
     assert marts["price_performance"].depends_on == ("benchmark_results", "cost_per_token")
     names = [file.name for file in sql_files("marts")]
+    assert names.index("latest_prices") < names.index("cost_per_token")
+    assert [file.name for file in sql_files("marts") if not file.stored] == ["cost_per_token"]
     assert names.index("benchmark_results") < names.index("cost_per_token") < names.index("price_performance")
 
 

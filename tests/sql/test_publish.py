@@ -20,7 +20,7 @@ from accelbench_assets.sqlkit.marts import build_marts
 from tests.support.runs import attempt, make_cell, make_price, make_record, put_prices, put_run, write_derived
 
 pytestmark = pytest.mark.xdist_group("postgres")
-TABLES = (*publish.RUN_TABLES, *publish.APPENDED, *publish.REPLACED)
+TABLES = (*publish.RUN_TABLES, *publish.APPENDED, *publish.REPLACED, *publish.PRICE_TABLES)
 
 
 def count(dsn: str) -> dict[str, int]:
@@ -38,6 +38,7 @@ def fill(lake: Lake) -> dict[str, Any]:
         env={"NULL": "\\N"},
     )
     put_run(lake, record)
+    lake.put_cell(make_cell())
     put_prices(lake, [make_price("local-1a2b3c4d", "0.1234567891", tier="declared"),
                       make_price("g5.xlarge", None, missing_reason="no offer")])  # fmt: skip
     rows = [
@@ -74,7 +75,8 @@ def test_everything_is_published_and_reads_back_value_by_value(filled: Lake, dsn
     assert report.rows == count(dsn)
     assert report.rows == {
         "runs": 1, "run_steps": 2, "run_percentiles": 8, "slo_results": 2, "price_points": 2, "supersessions": 1,
-        "annotations": 1, "instance_types": 1, "models": 1, "benchmark_results": 2, "cost_per_token": 2,
+        "annotations": 1, "instance_types": 1, "models": 1, "benchmark_results": 2, "coverage": 1, "mix_regression": 1,
+        "latest_prices": 2,
     }  # fmt: skip
     with psycopg.connect(dsn, row_factory=psycopg.rows.dict_row) as connection:
         connection.execute("set search_path to accelbench")
@@ -102,7 +104,7 @@ def test_publishing_again_appends_only_what_is_new(local_lake: Lake, dsn: str) -
     first = fill(local_lake)
     publish.publish(local_lake, dsn)
     again = publish.publish(local_lake, dsn)
-    assert {again.new_rows[t] for t in (*publish.RUN_TABLES, *publish.APPENDED)} == {0}
+    assert {again.new_rows[t] for t in (*publish.RUN_TABLES, *publish.APPENDED, "price_points")} == {0}
     second = put_run(local_lake, make_record())
     write_derived(local_lake, first, output_tokens_per_s=1.0)  # published rows never change
     put_prices(local_lake, [make_price("g6.xlarge", "1")])
@@ -193,7 +195,19 @@ MALFORMED = {
     "slo_results": ("attainment = 1.1", "decision = 'maybe'"),
     "price_points": ("usd_per_hour = -1", "tier = 'free'", "usd_per_hour = null, missing_reason = null"),
     "benchmark_results": ("verdict = null", "ttft_p50_gate = 'perhaps'"),
-    "cost_per_token": ("missing_reason = null, usd_per_1m_output_full_hour = null", "origin = 'guessed'"),
+    "latest_prices": (
+        "instance_hourly_usd = null, missing_reason = null",
+        "usd_per_hour = -1",
+        "tier = null",
+    ),
+    "mix_regression": ("preferred = null", "basis = 'best'", "missing_reason = null"),
+    "coverage": (
+        "state = 'done'",
+        "reason = null",
+        "succeeded = 5",
+        "state = 'never_run'",
+        "state = 'failed'",
+    ),
 }
 
 

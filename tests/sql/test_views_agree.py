@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import psycopg
 import pytest
 
 from accelbench_assets.lake.lake import Lake
 from accelbench_assets.sqlkit.duck import query
-from accelbench_assets.sqlkit.files import sql_files
+from accelbench_assets.sqlkit.files import files_as_written, sql_files
 from accelbench_assets.sqlkit.marts import build_marts
 from accelbench_assets.sqlkit.publish import publish
+from tests.sql.cost_lake import MIXES, put_golden, put_instances, put_mixes
+from tests.sql.engines import check_same, on_both
 from tests.support.runs import make_cell, make_price, make_record, put_prices, put_run, write_derived
 
 pytestmark = pytest.mark.xdist_group("postgres")
@@ -43,6 +42,25 @@ def fill(lake: Lake) -> None:
             slo=[None, "pass", "pass", "pass", None, "fail"][number],
             output_tokens_per_s=1000 / 3 + number // 2,
         )
+    for workload in ("demo.chat@1", "mix.long@1", "mix.short@1", "mix.even@1"):
+        lake.put_cell(make_cell(instance="g6.xlarge", workload=workload))
+    for status, code in (("does_not_fit", "does_not_fit"), ("failed", "oom"), ("cancelled", None)):
+        cell = make_cell(model=f"never-{status.replace('_', '-')}", instance="g6e.xlarge")
+        lake.put_cell(cell)
+        lake.finish(
+            make_record(
+                cell,
+                status=status,
+                failure_code=code,
+                region="us-east-1",
+                ready_s=None,
+                committed_at="2026-11-01T12:10:00+00:00",
+                run_cost_usd=0.25 if code else None,
+            )
+        )
+    put_mixes(lake, MIXES)
+    put_golden(lake)
+    put_instances(lake, {"g6.xlarge": 4, "g5.xlarge": 1, "g6e.xlarge": 1})
     put_prices(
         lake,
         [
@@ -53,26 +71,10 @@ def fill(lake: Lake) -> None:
             make_price("g5.xlarge", None, tier="reserved_1y", payment_option="all_upfront", upfront_usd="5000",
                        term_hours=8760.0),
             make_price("g6e.xlarge", None, missing_reason="not sold here"),
+            make_price("g6e.xlarge", "1.861", region="eu-west-1"),
+            make_price("g6e.xlarge", "0.9", region="eu-west-1", tier="reserved_3y", payment_option="no_upfront"),
         ],
     )  # fmt: skip
-
-
-def comparable(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(
-        (value is None, str(value) if not isinstance(value, float) else f"{value:.6g}")
-        for value in row.values()
-    )
-
-
-def check_same(left: list[dict[str, Any]], right: list[dict[str, Any]], what: str) -> None:
-    assert len(left) == len(right) > 0, what
-    for one, other in zip(sorted(left, key=comparable), sorted(right, key=comparable), strict=True):
-        assert list(one) == list(other), what
-        for column, value in one.items():
-            if isinstance(value, float):
-                assert math.isclose(value, other[column], rel_tol=1e-9), f"{what}.{column}"
-            else:
-                assert value == other[column], f"{what}.{column}"
 
 
 def test_every_view_agrees_on_both_engines(local_lake: Lake, dsn: str) -> None:
@@ -80,7 +82,9 @@ def test_every_view_agrees_on_both_engines(local_lake: Lake, dsn: str) -> None:
     build_marts(local_lake)
     publish(local_lake, dsn)
     views = [file.name for file in sql_files("views")]
-    assert {"catalog", "ranking"} <= set(views)
+    assert {"catalog", "ranking", "reporting_points", "monthly_projection", "reserved_break_even"} <= set(
+        views
+    )
     with psycopg.connect(dsn, row_factory=psycopg.rows.dict_row) as connection:
         connection.execute("set timezone = 'UTC'")
         for name in (*views, "benchmark_results", "cost_per_token"):
@@ -90,4 +94,16 @@ def test_every_view_agrees_on_both_engines(local_lake: Lake, dsn: str) -> None:
         rank = connection.execute(
             "select price_rank, model, instance_type, region, tier from accelbench.ranking"
         ).fetchall()
-    assert {row["instance_type"] for row in rank} == {"g6.xlarge", "g5.xlarge"}
+    assert {row["instance_type"] for row in rank} == {"g6.xlarge", "g5.xlarge", "g6e.xlarge"}
+
+
+def test_every_portable_query_agrees_over_the_same_rows(local_lake: Lake, dsn: str) -> None:
+    fill(local_lake)
+    both = on_both(local_lake, dsn)
+    written = {file.name for kind in ("marts", "views") for file in files_as_written(kind)}
+    assert written - both.keys() == {"benchmark_results"}, "all but the one that reads JSON"
+    for name, (ours, theirs) in both.items():
+        check_same(ours, theirs, name)
+    assert any(row["missing_reason"] is None for row in both["mix_regression"][0])
+    assert any(row["usage_share"] == 0.25 for row in both["cost_per_token"][0])
+    assert {row["cost_basis"] for row in both["run_costs"][0]} == {"recorded", "latest_price", None}

@@ -1,0 +1,107 @@
+-- Costs become a join at read, over the latest price of every offer; coverage of the grid; prices sent by snapshot.
+-- cost_per_token is a view from now on: with a price list of nine regions its rows are a hundred for each step, and
+-- every one of them would change every day. A view of yours on top of it has to be dropped before and made again after.
+
+drop view if exists ranking, cheapest_price;
+drop table cost_per_token;
+
+alter table price_points add column usd_per_hour_p90 numeric(20, 10) check (usd_per_hour_p90 >= 0);
+comment on column price_points.usd_per_hour_p90 is 'Spot: the price that 90 % of the last 30 days did not exceed; else null.';
+alter table instance_types add column zones jsonb;
+
+create table latest_prices (
+  price_point_id text primary key references price_points (price_point_id),
+  snapshot_id text not null,
+  provider text not null,
+  region text not null,
+  zone text,
+  instance_type text not null,
+  os text,
+  tenancy text,
+  tier text not null,
+  payment_option text,
+  offering_class text,
+  usd_per_hour numeric(20, 10) check (usd_per_hour >= 0),
+  upfront_usd numeric(20, 10) check (upfront_usd >= 0),
+  effective_usd_per_hour numeric(20, 10) check (effective_usd_per_hour >= 0),
+  term_hours double precision check (term_hours > 0),
+  sku text,
+  effective_from timestamptz,
+  fetched_at timestamptz,
+  source text,
+  source_sha256 text,
+  missing_reason text,
+  usd_per_hour_p90 numeric(20, 10) check (usd_per_hour_p90 >= 0),
+  instance_hourly_usd numeric(20, 10) check (instance_hourly_usd >= 0),
+  unique nulls not distinct
+    (provider, region, zone, instance_type, os, tenancy, tier, payment_option, offering_class, term_hours),
+  check (instance_hourly_usd is not null or missing_reason is not null)
+);
+comment on table latest_prices is
+  'The latest price of every offer, or why there is none. instance_hourly_usd spreads upfront payments over the term.';
+create index latest_prices_by_type on latest_prices (instance_type, region, tier);
+
+create table price_snapshots (
+  file text primary key,
+  snapshot_id text not null,
+  rows bigint not null check (rows >= 0)
+);
+comment on table price_snapshots is
+  'Files of price points that were published, named by content: what is here is not sent again.';
+create index price_points_by_snapshot on price_points (snapshot_id);
+
+create table mix_regression (
+  deployment text not null,
+  basis text not null check (basis in ('at_slo', 'floor')),
+  mixes bigint not null check (mixes > 0),
+  input_token_s double precision check (input_token_s >= 0),
+  output_token_s double precision check (output_token_s >= 0),
+  request_s double precision check (request_s >= 0),
+  r2 double precision,
+  worst_residual double precision,
+  missing_reason text,
+  preferred boolean not null,
+  primary key (deployment, basis),
+  check (
+    (missing_reason is null) = (input_token_s is not null and output_token_s is not null and request_s is not null)
+  ),
+  check (missing_reason is not null or (mixes >= 4 and worst_residual <= 0.1))
+);
+comment on table mix_regression is
+  'Seconds of a deployment''s capacity per token and request, fitted over its workloads. Replaced for those of a lake.';
+
+create table coverage (
+  cell_id text primary key,
+  cell_key text not null,
+  family text not null,
+  model text not null,
+  revision text not null,
+  instance text not null,
+  engine text not null,
+  engine_version text not null,
+  label text not null,
+  workload text not null,
+  state text not null check (state in ('measured', 'simulated', 'external', 'estimated', 'does_not_fit', 'not_sold',
+    'no_capacity', 'failed', 'infra_lost', 'never_run')),
+  latest_status text,
+  latest_failure_code text,
+  latest_run_id text,
+  latest_at timestamptz,
+  attempts bigint not null check (attempts >= 0),
+  succeeded bigint not null check (succeeded between 0 and attempts),
+  failure_code text,
+  reason text not null,
+  region text,
+  check ((state = 'never_run') = (attempts = 0)),
+  check ((state in ('measured', 'simulated', 'external', 'estimated')) = (succeeded > 0))
+);
+comment on table coverage is
+  'Every registered cell and how far it got, with the reason. Replaced for the cells of a lake.';
+create index coverage_by_state on coverage (state);
+
+alter table benchmark_results
+  add column requests_per_s_ci_low double precision,
+  add column requests_per_s_ci_high double precision,
+  add column output_tokens_per_s_ci_low double precision,
+  add column output_tokens_per_s_ci_high double precision,
+  add column decode_concurrency_mean double precision;
