@@ -52,7 +52,7 @@ select
   ) as instance_hourly_usd
 from price_points as p
 join ordered as o on o.price_point_id = p.price_point_id
-where o.place = 1
+where o.answer = 1 and o.place = 1
 order by
   p.provider, p.region, p.instance_type, p.tier, p.payment_option nulls first, p.offering_class nulls first,
   p.term_hours nulls first, p.zone nulls first, p.price_point_id
