@@ -35,8 +35,9 @@ test: install ## lint, types and every test but the long ones
 	$(MAKE) --no-print-directory lint
 	$(PYTEST) -n 2 --dist loadgroup -m "not long"
 
-test-long: install ## the tests that take minutes each
+test-long: install ## the tests that take minutes each, and every property test on new random examples
 	$(PYTEST) -m long
+	$(PYTEST) -n 2 --dist loadgroup -m "hypothesis and not long" --hypothesis-profile=search
 
 test-faults: install ## every fault of a run on Kubernetes, on an emulated cluster, as a table
 	$(PYTEST) tests/faults -m "long or not long"

@@ -8,6 +8,7 @@ from accelbench_assets.defs import (
     automation,
     catalog,
     checks,
+    estimates,
     notifications,
     pricing,
     publish,
@@ -22,7 +23,14 @@ from accelbench_assets.defs.resources import AccelBench
 
 def all_assets() -> list[dg.AssetsDefinition]:
     """Every asset of the graph, in stable order."""
-    return [*catalog.ASSETS, *pricing.ASSETS, *benchmark_assets(), *mart_assets(), *publish.ASSETS]
+    return [
+        *catalog.ASSETS,
+        *pricing.ASSETS,
+        *benchmark_assets(),
+        *mart_assets(),
+        *estimates.ASSETS,
+        *publish.ASSETS,
+    ]
 
 
 def build_defs(*, resources: Mapping[str, object] | None = None) -> dg.Definitions:

@@ -30,6 +30,22 @@ _FUTURE_NS = 50_000  # what the offset may be wrong by
 _EARLY_NS = 100_000  # a stamp may precede the send it answers by so much: errors of two samples
 
 
+def reading(wall: Callable[[], int], monotonic: Callable[[], int]) -> tuple[int, int]:
+    """Monotonic time and the wall clock's offset from it, ns; the narrowest of a few tries, since a thread that is
+    interrupted between two looks at the clocks would see an offset that never was."""
+    best = (0, 0)
+    narrowest: int | None = None
+    for _ in range(_TRIES):
+        before = monotonic()
+        at = wall()
+        after = monotonic()
+        if narrowest is None or after - before < narrowest:
+            narrowest, best = after - before, (after, at - (before + after) // 2)
+        if narrowest < _SURE_NS:
+            break
+    return best
+
+
 class KernelClock:
     """``offset_ns`` = wall clock - ``perf_counter_ns``. ``jumps`` are monotonic intervals (ns) whose kernel
     stamps are void; ``fallbacks`` counts reads that have a user stamp instead of the kernel's."""
@@ -44,30 +60,16 @@ class KernelClock:
         self._wall, self._monotonic = wall, monotonic
         self.jumps: list[tuple[int, int]] = []
         self.fallbacks = 0
-        self._sampled_ns, self.offset_ns = self._reading()
+        self._sampled_ns, self.offset_ns = reading(self._wall, self._monotonic)
 
     def sample(self) -> None:
         """Take the offset anew if 100 ms have passed; to be called often."""
         if self._monotonic() - self._sampled_ns < SAMPLE_NS:
             return
-        now, offset = self._reading()
+        now, offset = reading(self._wall, self._monotonic)
         if abs(offset - self.offset_ns) > JUMP_NS:
             self.jumps.append((self._sampled_ns, now + SAMPLE_NS))
         self._sampled_ns, self.offset_ns = now, offset
-
-    def _reading(self) -> tuple[int, int]:
-        """Monotonic time and offset; the narrowest of a few tries, in case this thread is interrupted."""
-        best = (0, 0)
-        narrowest: int | None = None
-        for _ in range(_TRIES):
-            before = self._monotonic()
-            wall = self._wall()
-            after = self._monotonic()
-            if narrowest is None or after - before < narrowest:
-                narrowest, best = after - before, (after, wall - (before + after) // 2)
-            if narrowest < _SURE_NS:
-                break
-        return best
 
     def stamp(self, now_ns: int, ancillary: list[tuple[int, int, bytes]]) -> tuple[int, int]:
         """Stamp and lag of a read that was over at *now_ns* (monotonic) and came with *ancillary* data."""

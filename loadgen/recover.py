@@ -89,6 +89,10 @@ def recover(folder: Path) -> int:
 
         ledger.settle(emit)
         steps.append(_step(record, ledger))
+    if not records:
+        raise OutputError(
+            f"There is nothing to recover in {folder}: the generator was killed before its first answer ended."
+        )
     shard = {
         "format": 1,
         "run_id": records[-1]["run_id"],

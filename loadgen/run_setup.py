@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from loadgen.client import Client
+from loadgen.clock import reading
 from loadgen.plan import Plan, PlanError
 
 _CEILING_MAX = 10_000
@@ -22,9 +23,8 @@ _SPARE_DESCRIPTORS = 64
 
 def anchor() -> dict[str, int]:
     """The same moment on both clocks."""
-    before = time.perf_counter_ns()
-    wall = time.time_ns()
-    return {"wall_ns": wall, "mono_ns": (before + time.perf_counter_ns()) // 2}
+    mono_ns, offset_ns = reading(time.time_ns, time.perf_counter_ns)
+    return {"wall_ns": mono_ns + offset_ns, "mono_ns": mono_ns}
 
 
 def open_client(plan: Plan) -> tuple[Client, Callable[[str], str]]:

@@ -8,9 +8,11 @@ machine's instance (``local-1a2b3c4d``); ``engine:<name>`` -> the installed vers
 ``engine_version: installed``; ``revision:<slug>`` -> a pinned revision that replaces the one of
 ``models.yaml``.
 
-Screening rule, per rank and deliberately simple: ``1.2 x weights / (tp x pp) + KV cache of one sequence of
-max_model_len <= memory of one rank``. The 20 % stand for runtime context, graphs and activations. It says
-"cannot start", never "runs well".
+Screening rule, per rank and deliberately simple: ``weights / (tp x pp) + engine + KV cache of one sequence of
+max_model_len <= memory of one rank``, in the deployment's precision. ``engine`` stands for runtime context,
+graphs and activations: 20 % of the weights, at most the 8 % of memory that vLLM leaves alone unless told
+otherwise, so that nothing is screened out that the recommender finds to serve. It says "cannot start", never
+"runs well".
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ from typing import NamedTuple
 from partitions.catalog import load_instances, load_models
 from partitions.cell import OWN_FAMILIES, BenchmarkCell, CellError, Deployment, families
 from partitions.rows import GIB, InstanceRow, ModelRow, Suite, SuiteRow
+from partitions.weights import served_bytes
 
-WEIGHT_OVERHEAD = 1.2
+ENGINE_SHARE, MOST_OF_MEMORY = 0.2, 0.08
 INSTALLED = "installed"
-ONE_BYTE_QUANTIZATIONS = ("fp8", "int8")  # applied to a 16-bit checkpoint while loading
 
 
 class Explained(NamedTuple):
@@ -43,19 +45,15 @@ class _Unresolved(CellError):
 
 
 def weight_bytes(model: ModelRow, deployment: Deployment) -> int:
-    """Bytes of weights over all ranks of one replica: the checkpoint's, or one byte a parameter where loading
-    quantises it.
-    """
-    if model.quantization == "none" and deployment.quantization in ONE_BYTE_QUANTIZATIONS:
-        return model.parameters
-    return model.weight_bytes
+    """Bytes of weights over all ranks of one replica, in the deployment's quantization."""
+    return served_bytes(model, deployment.quantization)
 
 
 def kv_bytes_per_rank(model: ModelRow, deployment: Deployment, tokens: int) -> float:
     """KV cache bytes one rank holds for one sequence: heads are shared out until each rank has one, MLA is
     replicated.
     """
-    share = 1.0 if model.attention_kind == "mla" else 1 / min(deployment.tp, model.kv_heads)
+    share = model.kv_heads_per_rank(deployment.tp) / model.kv_heads
     width = 0.5 if deployment.kv_cache_dtype.startswith("fp8") else 1.0
     return model.kv_bytes(tokens) * width * share / deployment.pp
 
@@ -76,12 +74,16 @@ def why_not(model: ModelRow, instance: InstanceRow, deployment: Deployment) -> s
             return f"{model.kv_heads} KV heads neither divide by tp {tp} nor divide it"
         if model.intermediate_size % tp:
             return f"the feed-forward width {model.intermediate_size} does not divide by tp {tp}"
-    weights = WEIGHT_OVERHEAD * weight_bytes(model, deployment) / (tp * deployment.pp)
-    need = weights + kv_bytes_per_rank(model, deployment, tokens)
     have = instance.memory_bytes_per_rank
+    weights = weight_bytes(model, deployment) / (tp * deployment.pp)
+    engine = min(ENGINE_SHARE * weights, MOST_OF_MEMORY * have)
+    cache = kv_bytes_per_rank(model, deployment, tokens)
+    need = weights + engine + cache
     if need > have:
-        rule = f"weights x {WEIGHT_OVERHEAD} + KV of {tokens} tokens"
-        return f"needs {need / GIB:.1f} GiB a rank ({rule}), has {have / GIB:.1f}"
+        parts = (
+            f"weights {weights / GIB:.1f}, engine {engine / GIB:.1f}, KV of {tokens} tokens {cache / GIB:.1f}"
+        )
+        return f"needs {need / GIB:.1f} GiB a rank ({parts}), has {have / GIB:.1f}"
     return None
 
 

@@ -7,6 +7,7 @@ Does not belong here: reading and checking files (``catalog``), anything that ne
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,6 +25,10 @@ class ModelRow:
     ``full_attention_layers`` null means all layers; ``intermediate_size`` is that of one expert where there
     are experts. ``gated`` null = not verified. For MLA, ``kv_heads`` is 1 and ``head_dim`` the latent plus
     the rotary width.
+
+    ``speculative_bytes`` of the checkpoint are layers that predict further tokens: no engine loads them unless
+    it decodes speculatively, and ``parameters`` leaves them out. ``tower_parameters`` of the parameters read
+    images: loaded, and neither read nor multiplied with when text is decoded.
     """
 
     slug: str
@@ -54,6 +59,8 @@ class ModelRow:
     license: str
     source: str
     note: str = ""
+    speculative_bytes: int = 0
+    tower_parameters: int = 0
 
     @property
     def parameters_b(self) -> float:
@@ -64,6 +71,23 @@ class ModelRow:
     def weight_gib(self) -> float:
         """Checkpoint size in GiB."""
         return self.weight_bytes / GIB
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of the checkpoint that an engine loads when it does not decode speculatively."""
+        return self.weight_bytes - self.speculative_bytes
+
+    def kv_heads_per_rank(self, tp: int) -> int:
+        """KV heads that each of *tp* ranks keeps; 1 for MLA, whose latent vector is whole on every rank.
+
+        They are shared out, or repeated until each rank has one. Where neither divides the other (no GPU engine
+        starts so) Neuron's library keeps one for every attention head, padded to a multiple of *tp*.
+        """
+        if self.kv_heads % tp == 0:
+            return self.kv_heads // tp
+        if tp % self.kv_heads == 0:
+            return 1
+        return math.ceil(self.attention_heads / tp)
 
     @property
     def kv_bytes_per_token(self) -> int:

@@ -5,6 +5,31 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.support.grouping import (
+    pytest_collection_finish,
+    pytest_collection_modifyitems,
+    pytest_configure_node,
+    pytest_xdist_make_scheduler,
+)
+
+__all__ = [
+    "pytest_collection_finish",
+    "pytest_collection_modifyitems",
+    "pytest_configure_node",
+    "pytest_xdist_make_scheduler",
+]
+
+# No example has a time limit and none is drawn at random: the same commit gives the same answer on any machine.
+# ``make test-long`` looks further, with new examples each time (profile "search").
+settings.register_profile(
+    "accelbench", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile(
+    "search", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("accelbench")
 
 # A shell background job ignores SIGINT, nohup ignores SIGHUP, and every child inherits that; tests that interrupt a
 # child need the defaults.

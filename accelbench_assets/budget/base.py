@@ -15,6 +15,8 @@ from typing import Protocol
 
 NODE_IDLE_S = 600
 """Seconds a node stays after its last pod: the NodePools' ``consolidateAfter``. They are paid for as well."""
+REPLACED_NODES = 1
+"""Nodes that a start may lose and have replaced; the next loss ends it."""
 QUANTUM = Decimal("0.0000000001")
 """The ten decimals of the ledger's columns."""
 LIMIT = Decimal(10) ** 10
@@ -52,6 +54,19 @@ class MonthToDate:
     def left_usd(self) -> Decimal:
         """What another run may still reserve this month; negative when runs cost more than was reserved."""
         return self.max_usd_per_month - self.spent_usd - self.reserved_usd
+
+
+def paid_seconds(deadline_s: float, replicas: int) -> float:
+    """The longest time for which all *replicas* instances of a run together can be paid for, in seconds.
+
+    Each until the deadline and until its idle node is taken away. A lost node is paid for as long after its pod, and so
+    are nodes beside one a replica: those that replace lost ones, and one a replica that the cluster may order at once
+    when the loss that ends the start takes them all. Raises ``ValueError`` for less than one replica.
+    """
+    if replicas < 1:
+        raise ValueError(f"{replicas} replicas cost nothing")
+    beside = REPLACED_NODES + replicas
+    return deadline_s + NODE_IDLE_S * (1 + beside / replicas)
 
 
 class Reservation(Protocol):

@@ -71,7 +71,7 @@ def cancel(
     STATE.note(f"run {run_id}: {tell(attempt)}")
     if wait == 0:
         return
-    record = _ended(lake, run_id, wait)
+    record = ended(lake, run_id, wait)
     if record is None:
         raise AccelBenchError(
             f"Run {run_id} was told and has not ended within {wait:g} s.",
@@ -179,11 +179,22 @@ def _tell_by_lease(attempt: Mapping[str, Any]) -> str:
     return "wrote the wish to its Lease; its orchestrator reads it within seconds."
 
 
-def _ended(lake: Lake, run_id: str, wait_s: float) -> dict[str, Any] | None:
-    end = time.monotonic() + wait_s
-    while (record := lake.run_record(run_id)) is None and time.monotonic() < end:
+def ended(lake: Lake, run_id: str, wait_s: float) -> dict[str, Any] | None:
+    """The record of the run with exactly this id, waited for at most *wait_s* seconds. Only its own key is read: a lake
+    of many runs is not listed at every look.
+    """
+    from accelbench_assets.lake import io, layout
+    from accelbench_assets.lake.storage import MissingKeyError
+
+    key, end = layout.run_key(run_id), time.monotonic() + wait_s
+    while True:
+        try:
+            record: dict[str, Any] = io.read_json(lake.storage, key)
+            return record
+        except MissingKeyError:
+            if time.monotonic() >= end:
+                return None
         time.sleep(LOOK_S)
-    return record
 
 
 def _show(record: Mapping[str, Any], fmt: Format) -> None:

@@ -1,7 +1,8 @@
-"""``accelbench cells list | show | sync``: what there is to measure.
+"""``accelbench cells list | show | sync | coverage``: what there is to measure, and how far it got.
 
 Belongs here: listing cells of suites and of the lake's registry, and adding a suite's cells.
-Does not belong here: expansion (``partitions.matrix``), adding partitions (the child, ``defs``).
+Does not belong here: expansion (``partitions.matrix``), adding partitions (the child, ``defs``), how the grid is shown
+(``coverage``).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from accelbench_assets.cli.coverage import coverage
 from accelbench_assets.cli.options import (
     DebugOption,
     Format,
@@ -28,8 +30,9 @@ if TYPE_CHECKING:
     from partitions.cell import BenchmarkCell
 
 app = typer.Typer(
-    help="What there is to measure: list, show, sync.", no_args_is_help=True, rich_markup_mode=None
+    help="What there is to measure: list, show, sync, coverage.", no_args_is_help=True, rich_markup_mode=None
 )
+app.command("coverage")(coverage)
 
 COLUMNS = (
     Column("cell_id", "cell id"),
@@ -108,7 +111,7 @@ def expanded(suite: Suite) -> tuple[BenchmarkCell, ...]:
 
 
 def cell_rows() -> list[dict[str, Any]]:
-    """All cells by key, suites first, then what is only registered; states as in the mart ``coverage``."""
+    """All cells by key, suites first, then what is only registered; states by attempts alone."""
     from accelbench_assets.lake.registry import CellEntry, read_entries
     from partitions.catalog import load_suites
 

@@ -1,8 +1,8 @@
 """The orchestrating child process: started, watched, interrupted, and never outliving this process.
 
 Belongs here: starting ``python -m accelbench_assets.defs.tasks``, reading its JSON lines, forwarding Ctrl-C
-once. The child's stdin is a pipe held open as its lifeline: when this process dies in any way, the child sees
-the end of the file and cancels itself.
+once, and how long the child is waited for after that. The child's stdin is a pipe held open as its lifeline: when this
+process dies in any way, the child sees the end of the file and cancels itself.
 Does not belong here: what the child does (``defs``), how progress looks (``progress``).
 """
 
@@ -28,9 +28,13 @@ from accelbench_assets.errors import AccelBenchError, LakeError, describe_os_err
 from accelbench_assets.scrub import scrub
 
 CLEAN_UP_S = 45.0
-"""After one interrupt the child has this long to stop its engine and write its record before it is killed."""
+"""After one interrupt the child has this long to stop its engine and write its record before it is killed. One that
+rents machines says itself how long giving them back may take (``leaving_s``)."""
 NUDGE_S = 10.0
-"""A child that is still there this long after an interrupt loses its lifeline as well."""
+"""A child that is still there this long after an interrupt, and did not say that it is leaving, loses its lifeline as
+well; one that rents machines after half the time it may take."""
+REAP = "accelbench reap --cluster"
+_AGAIN = " (again to kill)"
 AFTER_EXIT_S = 1.0
 """Lines may still arrive this long after the child's exit."""
 
@@ -80,11 +84,39 @@ class ChildFailed(AccelBenchError):
 
 
 class _Interrupts:
-    """Counts SIGINT, SIGTERM and SIGHUP: the first is forwarded as SIGINT, the second kills the child's session."""
+    """Counts SIGINT, SIGTERM and SIGHUP: the first is forwarded as SIGINT, the second kills the child's session.
+
+    ``leaving_s`` is above 0 for a child that rents machines: how long it may take to give them back. ``heard``: it said
+    that it is at it.
+    """
 
     def __init__(self) -> None:
         self.child: subprocess.Popen[str] | None = None
         self.count, self.since = 0, 0.0
+        self.leaving_s, self.heard, self.killed = 0.0, False, False
+
+    def see(self, data: Mapping[str, Any]) -> None:
+        """Take note of what an event of the child says of leaving."""
+        with contextlib.suppress(TypeError, ValueError):
+            self.leaving_s = max(self.leaving_s, float(data.get("leaving_s") or 0.0))
+        self.heard = self.heard or (self.count > 0 and bool(data.get("leaving")))
+
+    def deaf(self) -> bool:
+        """Whether the child ought to have said by now that it heard: one that rents machines may have to look first."""
+        return not self.heard and self.waited_s() > max(NUDGE_S, self.leaving_s / 2)
+
+    def grace_s(self) -> float:
+        """How long after an interrupt the child is waited for."""
+        return max(CLEAN_UP_S, self.leaving_s)
+
+    def text(self, usual: str) -> str:
+        """What is said at an interrupt: *usual*, and for rented machines what is waited for and what ends that."""
+        if not self.leaving_s:
+            return usual
+        return (
+            f"{usual.removesuffix(_AGAIN)}; waiting at most {self.grace_s():.0f} s until the rented machines are given "
+            f"back (again leaves that to `{REAP}`)"
+        )
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         self.count += 1
@@ -101,6 +133,7 @@ class _Interrupts:
 
     def kill(self) -> None:
         if self.child is not None:
+            self.killed = self.killed or self.count > 0
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.child.pid, signal.SIGKILL)
 
@@ -151,13 +184,17 @@ def run_child(
             interrupts.forward()
         try:
             for line in _lines(child, interrupts, view):
-                _take(line, end, view)
+                interrupts.see(_take(line, end, view))
         finally:
             if child.poll() is None:
                 interrupts.kill()
             _close_lifeline(child)
             end.returncode = child.wait(timeout=30)
     end.interrupted = interrupts.count > 0
+    if interrupts.killed and interrupts.leaving_s:
+        view.event(
+            "warning", f"rented machines may still be there: `{REAP}`, or its next pass, takes them away", {}
+        )
     return end
 
 
@@ -200,10 +237,10 @@ def _lines(child: subprocess.Popen[str], interrupts: _Interrupts, view: Progress
     exited_at: float | None = None
     while True:
         if interrupts.count and not view.closing:
-            view.close_with(view.interrupted_text())
-        if interrupts.waited_s() > NUDGE_S:
+            view.close_with(interrupts.text(view.interrupted_text()))
+        if interrupts.deaf():
             _close_lifeline(child)  # it did not hear: the end of its lifeline is the second way to tell it
-        if interrupts.waited_s() > CLEAN_UP_S:
+        if interrupts.waited_s() > interrupts.grace_s():
             interrupts.kill()
         try:
             line = lines.get(timeout=0.1)
@@ -215,7 +252,7 @@ def _lines(child: subprocess.Popen[str], interrupts: _Interrupts, view: Progress
             continue
         if line is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(timeout=CLEAN_UP_S)
+                child.wait(timeout=interrupts.grace_s())
             return
         yield line
 
@@ -227,7 +264,8 @@ def _pump(stream: IO[str], lines: queue.Queue[str | None]) -> None:
     lines.put(None)
 
 
-def _take(line: str, end: ChildEnd, view: ProgressView) -> None:
+def _take(line: str, end: ChildEnd, view: ProgressView) -> dict[str, Any]:
+    """Carry one line where it belongs; the event's data."""
     try:
         event = json.loads(line)
         kind, message, data = (
@@ -236,9 +274,10 @@ def _take(line: str, end: ChildEnd, view: ProgressView) -> None:
             dict(event.get("data") or {}),
         )
     except (ValueError, KeyError, TypeError, AttributeError):
-        return  # not one of ours: a library printed to stdout
+        return {}  # not one of ours: a library printed to stdout
     if kind in ("result", "error"):
         end.kind = kind
         end.data = {"message": message, **data} if message else data
     else:
         view.event(kind, message, data)
+    return data

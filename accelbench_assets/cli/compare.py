@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from accelbench_assets.cli.ladder import cost_rows, missing_cost, worst_verdict
+from accelbench_assets.cli.ladder import cost_line, cost_rows, missing_cost, worst_verdict
 from accelbench_assets.cli.options import (
     DebugOption,
     Format,
@@ -315,6 +315,11 @@ def show(document: Mapping[str, Any], subjects: Sequence[RunResults]) -> None:
     for letter in letters[1:]:
         columns += [Column(letter, letter, "ms"), Column(f"{letter}/A", f"{letter}/A", "rate")]
     write_table(columns, lines)
+    for subject, results in zip(document["subjects"], subjects, strict=True):
+        if not subject["cost_missing_reason"]:  # what stands beside each other may be priced differently
+            out.print(
+                f"$/1M out of {subject['label']}: {cost_line(results).removeprefix('cost: ')}", soft_wrap=True
+            )
     for subject in document["subjects"]:
         if subject["cost_missing_reason"]:
             out.print(f"cost of {subject['label']}: none ({subject['cost_missing_reason']})", soft_wrap=True)

@@ -1,15 +1,15 @@
 """``accelbench cost``: what a run's tokens and requests cost anywhere, and what serving a load would cost a month.
 
-Belongs here: choosing run, prices and date, laying out what the join says, replicas for a rate.
-Does not belong here: formulas (``sql/marts``, ``pricing``), which prices there are (``prices``), what we have spent
-ourselves (``spending``).
+Belongs here: choosing run, prices and date, replicas for a rate, the reason where there is no price.
+Does not belong here: formulas (``sql/marts``, ``pricing``), how it is shown (``cost_tables``), which prices there are
+(``prices``), what we have spent ourselves (``spending``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,8 +23,7 @@ from accelbench_assets.cli.options import (
     chosen,
     near,
 )
-from accelbench_assets.cli.output import Column, console, number, write_csv, write_json, write_table
-from accelbench_assets.cli.progress import load_label
+from accelbench_assets.cli.output import write_csv, write_json
 from accelbench_assets.cli.state import STATE
 from accelbench_assets.errors import UsageError
 
@@ -33,35 +32,6 @@ if TYPE_CHECKING:
     from accelbench_assets.sqlkit.costs import Offer
 
 ANY = "any"
-COLUMNS = (
-    Column("load", "load"),
-    Column("tier", "tier"),
-    Column("payment", "payment", keep=2),
-    Column("region", "region", keep=1),
-    Column("zone", "zone", keep=9),
-    Column("hourly_usd", "USD/h", "usd"),
-    Column("usd_per_request", "$/request", "usd"),
-    Column("usd_per_1m_total", "$/1M total", "usd", keep=4),
-    Column("usd_per_1m_input_split", "$/1M in", "usd", keep=5),
-    Column("usd_per_1m_output_split", "$/1M out", "usd", keep=5),
-    Column("usd_per_1m_input_full_hour", "full hour: in", "usd", keep=7),
-    Column("usd_per_1m_output_full_hour", "or out", "usd", keep=6),
-    Column("usd_per_1m_goodput_output", "$/1M good", "usd", keep=8),
-    Column("as_of", "price of", keep=3),
-    Column("missing_reason", "why none", wrap=True),
-)
-PROJECTION = (
-    Column("tier", "tier"),
-    Column("payment", "payment", keep=1),
-    Column("region", "region"),
-    Column("replicas", "replicas", "int"),
-    Column("instances", "instances", "int"),
-    Column("usd_per_month", "USD/month", "usd"),
-    Column("autoscaled_usd_per_month", "autoscaled", "usd", keep=3),
-    Column("utilisation_at_peak", "use at peak", "share", keep=2),
-    Column("break_even_utilisation", "pays above", "share", keep=4),
-    Column("cold_start_usd", "cold start", "usd", keep=5),
-)
 _PER_UNIT = ("usd_per_request", "usd_per_good_request", "usd_per_1m_")
 
 
@@ -74,28 +44,36 @@ def cost(
         str | None, typer.Option("--cell", help="Instead of a run: the current run of this cell (key or id).")
     ] = None,
     tier: Annotated[
-        str, typer.Option("--tier", help="on_demand, reserved_1y, spot, …; any: all of them.")
+        str,
+        typer.Option(
+            "--tier",
+            help="on_demand, reserved_1y, reserved_3y, savings_1y, savings_3y, spot, capacity_block; any: all.",
+        ),
     ] = "on_demand",
     region: Annotated[
         str | None, typer.Option("--region", help="Region of the prices (default: the setting); any: all.")
     ] = None,
     payment: Annotated[
-        str | None, typer.Option("--payment", help="no_upfront, partial_upfront or all_upfront.")
+        str | None,
+        typer.Option(
+            "--payment", help="Of reserved and savings: no_upfront, partial_upfront or all_upfront."
+        ),
     ] = None,
     as_of: Annotated[
         str | None, typer.Option("--as-of", help="Prices as known at the end of this day (2026-11-30).")
     ] = None,
     rps: Annotated[
         float | None,
-        typer.Option("--rps", help="Also: replicas and dollars a month for this peak request rate."),
+        typer.Option("--rps", help="Also the replicas and dollars a month for this many requests a second."),
     ] = None,
     curve: Annotated[
-        str | None, typer.Option("--curve", help="With --rps: autoscaled over a day: office, consumer, flat.")
+        str | None,
+        typer.Option("--curve", help="With --rps: scaled over a day like this: office, consumer or flat."),
     ] = None,
     utilization: Annotated[
         float | None,
         typer.Option(
-            "--utilization", help="Divide the costs by this use of the server (above 0, at most 1)."
+            "--utilization", help="The share of the server's capacity that is used; costs are divided by it."
         ),
     ] = None,
     fmt: FormatOption = Format.table,
@@ -103,20 +81,27 @@ def cost(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Cost of a run's steps at the prices of any region, tier, payment and day; declared prices always count.
+    """What a run's requests and tokens cost, at the prices of any region, tier, payment and day.
 
-    JSON is one object: offer, rows (every column of cost_per_token), projection. CSV has the rows. Without a run: every
-    attempt's own cost and the month to date.
+    A price you declared is always among them. Without a run: what every attempt has cost us, and the month to date.
+    JSON is one object: run_id, offer, rows (every column of cost_per_token), projection; CSV has the rows.
     """
     format_ = chosen(fmt, as_json)
     if run is None and cell is None:
+        given = {"--region": region, "--payment": payment, "--as-of": as_of, "--rps": rps, "--curve": curve}
+        given |= {"--utilization": utilization, "--tier": None if tier == "on_demand" else tier}
+        if alone := [flag for flag, value in given.items() if value is not None]:
+            raise UsageError(
+                f"{alone[0]} is about the cost of a run, and none was named.",
+                hint="`accelbench runs` lists them; --cell takes a cell's current run.",
+            )
         from accelbench_assets.cli.spending import show_spent
 
         show_spent(format_)
         return
     if run is not None and cell is not None:
         raise UsageError("cost: a run and --cell were both given: choose one.")
-    if rps is not None and not rps > 0:
+    if rps is not None and not 0 < rps < float("inf"):
         raise UsageError(f"--rps: {rps:g} is not a request rate.")
     if utilization is not None and not 0 < utilization <= 1:
         raise UsageError(f"--utilization: {utilization:g} is not above 0 and at most 1.")
@@ -153,7 +138,9 @@ def cost(
     elif format_ is Format.csv:
         write_csv(rows, list(rows[0]))
     else:
-        _show(rows, projection, rps, utilization)
+        from accelbench_assets.cli.cost_tables import show
+
+        show(rows, projection, rps, utilization)
 
 
 def _day(text: str | None) -> date | None:
@@ -190,13 +177,17 @@ def _chosen(
     found: Sequence[dict[str, Any]], tier: str, payment: str | None, offer: Offer
 ) -> list[dict[str, Any]]:
     """The rows of the tier and payment asked for; steps of which none is left keep a row that says so."""
+    from accelbench_assets.pricing.points import PAYMENTS, TIERS
+
     priced = [row for row in found if row["price_point_id"] is not None]
-    for flag, value, name in (("--tier", tier, "tier"), ("--payment", payment, "payment_option")):
-        known = sorted(
-            {str(row[name]) for row in priced if row[name] is not None} | {"on_demand"} - {payment}
-        )
-        if value not in (None, ANY, *known) and priced:
-            raise UsageError(f"{flag}: no price of this instance has {value!r}. {near(str(value), known)}")
+    for flag, value, name, names in (
+        ("--tier", tier, "tier", (*TIERS, ANY)),
+        ("--payment", payment, "payment_option", PAYMENTS),
+    ):
+        if value is None or value in names:
+            continue
+        known = sorted({str(row[name]) for row in priced if row[name] is not None}) or sorted(names)
+        raise UsageError(f"{flag}: no price of this instance has {value!r}. {near(str(value), known)}")
     kept = [
         row
         for row in priced
@@ -205,14 +196,39 @@ def _chosen(
     ]
     if kept:
         return kept
-    asked = replace(offer, tier=None if tier == ANY else tier, payment_option=payment).described()
+    asked = replace(offer, tier=None if tier == ANY else tier, payment_option=payment)
     priceless = ("usd_per", "price_", "instance_hourly", "hourly")
     blank: dict[str, Any] = {name: None for name in found[0] if name.startswith(priceless)}
     blank |= {"price_declared": False, "provider": None, "region": None, "tier": None, "payment_option": None}
+    said, kind = str(found[0]["missing_reason"] or ""), str(found[0]["instance_type"])
+    own = "" if said == f"no {offer.described()} is known for {kind}" else said  # what the run says of it
+    reason = _reason(asked, kind, priced, own)
     return [
-        {**row, **blank, "missing_reason": f"no {asked} is known for {row['instance_type']}"}
+        {**row, **blank, "missing_reason": reason}
         for row in {row["step_index"]: row for row in found}.values()
     ]
+
+
+def _reason(asked: Offer, instance_type: str, priced: Sequence[Mapping[str, Any]], said: str) -> str:
+    """Why there is no price as *asked*: what there is instead, or the command that may fill the gap."""
+    from accelbench_assets.pricing.amazon import command
+    from accelbench_assets.pricing.snapshot import NO_PRICE
+    from partitions.cell import family_of
+
+    text = f"no {asked.described()} is known for {instance_type}"
+    family = family_of(instance_type)
+    if family in NO_PRICE:
+        return f"{text}: {NO_PRICE[family]}"
+    there = sorted({str(row["tier"]) for row in priced if row["instance_hourly_usd"] is not None})
+    if there:
+        return f"{text}; there are prices of tier {', '.join(there)}"
+    if said:
+        return f"{text}; {said}"
+    if asked.as_of is not None and asked.as_of < datetime.now(UTC).date():
+        return f"{text}, and sources are only asked for the current day"
+    return (
+        f"{text}: `{command(asked.region or STATE.settings.region, asked.tier or 'on_demand')}` asks for one"
+    )
 
 
 def _utilised(row: Mapping[str, Any], share: float) -> dict[str, Any]:
@@ -232,6 +248,7 @@ def _projection(
     curve: str | None,
 ) -> list[dict[str, Any]]:
     """Replicas and dollars a month at each of *rows*' prices, from the step that confirmed the capacity."""
+    from accelbench_assets.cli.cost_tables import payment_of
     from accelbench_assets.cli.results import rows as read
     from accelbench_assets.pricing import fleet
     from accelbench_assets.sqlkit.duck import connect
@@ -251,6 +268,8 @@ def _projection(
         if row["tier"] == "on_demand"
     }
     count = fleet.replicas(rps, capacity)
+    if curve is not None and all(row["ready_s"] is None for row in rows):
+        STATE.warn("Nothing is scaled over the day: how long a start takes is not on record.")
     projected = []
     for row in rows:
         if row["step_index"] != step or row["hourly_usd"] is None:
@@ -265,12 +284,13 @@ def _projection(
         projected.append(
             {
                 **{name: row[name] for name in ("provider", "region", "zone", "tier", "payment_option")},
-                "payment": _payment(row),
+                "payment": payment_of(row),
                 "price_point_id": row["price_point_id"],
                 "hourly_usd": row["hourly_usd"],
                 "peak_requests_per_s": rps,
                 "capacity_requests_per_s": capacity,
                 "step_index": step,
+                "is_bounded": points[0].get("is_bounded"),
                 "replicas": count,
                 "instances": count * int(row["instance_count"]),
                 "usd_per_month": fleet.monthly_usd(hourly, count),
@@ -285,45 +305,3 @@ def _projection(
             }
         )
     return projected
-
-
-def _payment(row: Mapping[str, Any]) -> str:
-    return " ".join(str(row[name]) for name in ("payment_option", "offering_class") if row[name])
-
-
-def _show(
-    rows: Sequence[Mapping[str, Any]],
-    projection: Sequence[Mapping[str, Any]],
-    rps: float | None,
-    utilization: float | None,
-) -> None:
-    out = console()
-    shown = [
-        {
-            **row,
-            "load": load_label(str(row["load_kind"]), float(row["load_value"])),
-            "payment": _payment(row),
-            "as_of": str(row["price_as_of"] or "-")[:10],
-        }
-        for row in rows
-    ]
-    columns = [c for c in COLUMNS if c.name != "missing_reason" or any(row["missing_reason"] for row in rows)]
-    write_table(columns, shown)
-    first = rows[0]
-    lines = [
-        "in, out: the hour shared out, an output token weighing 4 input tokens. full hour: all of it from input or all"
-        " from output; never add the two."
-    ]
-    if utilization is not None:
-        lines.append(f"All costs are those of a server used for {utilization:.0%} of its capacity.")
-    if first["usage_share"] is not None and first["usage_share"] < 1:
-        lines.append(
-            f"{first['accelerators_used']} of {first['accelerators_billed']} accelerators were used; whole instances"
-            f" are billed, and so they are here (a share of {first['usage_share']:.0%} would cost that much of it)."
-        )
-    for line in lines:
-        out.print(line, soft_wrap=True)
-    if projection:
-        out.print()
-        title = f"For {number(rps)} requests/s at the peak (capacity {number(projection[0]['capacity_requests_per_s'])}"
-        write_table(PROJECTION, projection, title=f"{title}/s within the target, used to 75 %)")

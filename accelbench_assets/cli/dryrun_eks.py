@@ -92,7 +92,7 @@ def _on_s3(uri: str) -> str:
 
 def described_estimate(target: Target) -> dict[str, Any]:
     """The most the run may cost, or why that is not known, with ``text`` for people; asks no ledger."""
-    from accelbench_assets.budget.base import NODE_IDLE_S
+    from accelbench_assets.budget.base import paid_seconds
     from accelbench_assets.budget.estimate import estimate
 
     settings, cell = STATE.settings, target.cell
@@ -101,7 +101,7 @@ def described_estimate(target: Target) -> dict[str, Any]:
             cell.instance,
             instances=cell.deployment.replicas,
             region=settings.region,
-            seconds=target.request["deadline_s"] + NODE_IDLE_S,
+            seconds=paid_seconds(target.request["deadline_s"], cell.deployment.replicas),
             declared=target.request["usd_per_hour"],
         )
     except LaunchError as error:

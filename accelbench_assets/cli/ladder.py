@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from accelbench_assets.cli.costing import one_offer
 from accelbench_assets.cli.output import GAP, console, new_table, number, plain, share, styled
 from accelbench_assets.cli.progress import load_label
 from accelbench_assets.cli.results import RunResults, quantile_cell
-from accelbench_assets.cli.state import STATE
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,18 +50,12 @@ def figures(
 
 
 def cost_rows(results: RunResults) -> dict[int, Mapping[str, Any]]:
-    """One priced row a step: a declared price first, else on demand, first in the region of the settings."""
-    priced = [row for row in results.cost if row.get("usd_per_1m_output_full_hour") is not None]
-    chosen: dict[int, Mapping[str, Any]] = {}
-    for row in sorted(priced, key=_distance, reverse=True):
-        chosen[row["step_index"]] = row
-    return chosen
-
-
-def _distance(row: Mapping[str, Any]) -> tuple[int, bool, str]:
-    """How far a price is from what somebody here would pay first."""
-    tier = {"declared": 0, "on_demand": 1}.get(str(row.get("tier")), 2)
-    return tier, row.get("region") != STATE.settings.region, str(row.get("region"))
+    """One priced row a step, at the offer that counts: declared, else on demand in the region of the settings."""
+    return {
+        row["step_index"]: row
+        for row in one_offer(results.cost)
+        if row.get("usd_per_1m_output_full_hour") is not None
+    }
 
 
 def cost_line(results: RunResults) -> str:
@@ -85,12 +79,9 @@ def has_price(results: RunResults) -> bool:
 
 def missing_cost(results: RunResults) -> str:
     """Why there is no cost figure, and what would give one."""
-    unpriced = sorted((row for row in results.cost if row.get("missing_reason")), key=_distance)
-    reason = (
-        str(unpriced[0]["missing_reason"])
-        if unpriced
-        else results.record.get("cost_missing_reason") or "no price is known for this instance"
-    )
+    rows = one_offer(results.cost) or results.cost
+    said = next((row["missing_reason"] for row in rows if row.get("missing_reason")), None)
+    reason = str(said or results.record.get("cost_missing_reason") or "no price is known for this instance")
     known = "--usd-per-hour" in reason or has_price(results)
     return reason if known else f"{reason}; --usd-per-hour declares one"
 

@@ -7,7 +7,7 @@ Does not belong here: prices (``pricing``), costs of results (``query``, ``show`
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,7 @@ from accelbench_assets.cli.options import (
     split_list,
 )
 from accelbench_assets.cli.output import Column, emit
+from accelbench_assets.cli.price_findings import changes, exact, findings, kept
 from accelbench_assets.cli.state import STATE
 from accelbench_assets.errors import AccelBenchError, UsageError
 
@@ -56,6 +57,7 @@ COLUMNS = (
     Column("payment_option", "payment", keep=3),
     Column("offering_class", "class", keep=3),
     Column("price", "USD/h"),
+    Column("p90", "p90 USD/h", keep=2),
     Column("upfront_usd", "upfront USD", "usd", keep=6),
     Column("term_hours", "term h", "int", keep=7),
     Column("fetched_at", "as of", "time"),
@@ -131,12 +133,16 @@ def refresh(
         str | None,
         typer.Option("--source", help="How AWS is asked: api (credentials), bulk (public files), auto."),
     ] = None,
+    accept_fewer: Annotated[
+        bool,
+        typer.Option("--accept-fewer", help="Believe an answer that lacks most of the prices known before."),
+    ] = False,
     fmt: FormatOption = Format.table,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Ask for today's prices and keep them. What cannot be had keeps its last good price and says so."""
+    """Ask for today's prices and keep them. What cannot be had or believed keeps its last good price and says so."""
     from dataclasses import replace
 
     from accelbench_assets.pricing.providers import PROVIDERS
@@ -163,31 +169,35 @@ def refresh(
         regions=(STATE.settings.region,),
         providers=names,
         again=True,
+        accept_fewer=accept_fewer,
     )
     rows = [
         {
             "unit": one.unit,
             "rows": one.rows,
-            "state": "failed" if one.error else "partly" if one.unread else "ok",
+            "priced": one.priced,
+            "state": "failed" if one.error else "partly" if one.lost or one.unread else "ok",
             "last_good": one.last_good,
-            "says": one.error or "; ".join((*one.unread, *one.odd)),
+            "says": one.error
+            or "; ".join((*(f"not believed: {why}" for why in one.lost), *one.unread, *one.odd)),
         }
         for one in report.outcomes
     ]
     columns = (
         Column("unit", "asked"),
-        Column("rows", "rows", "int"),
+        Column("rows", "rows", "int", keep=3),
+        Column("priced", "prices", "int"),
         Column("state", "state"),
         Column("last_good", "last good", "time", keep=2),
         Column("says", "says", wrap=True),
     )
-    emit(rows, columns, format_, fields=("unit", "rows", "state", "last_good", "says"))
-    for finding in (*report.impossible, *report.at_odds):
+    emit(rows, columns, format_, fields=("unit", "rows", "priced", "state", "last_good", "says"))
+    for finding in findings(report):
         STATE.warn(finding)
     for jump in report.jumps:
         STATE.note(f"moved by more than 20 %: {jump}")
     if report.outcomes and all(one.error for one in report.outcomes):
-        raise AccelBenchError("No source could be asked; the last good prices stand.")
+        raise AccelBenchError("No source gave a usable answer; the last good prices stand.")
     STATE.note(f"Kept as {report.uri}. Published pages and the catalog follow with the next publication.")
 
 
@@ -203,7 +213,7 @@ def diff(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """What changed between two snapshots: prices that moved, came or went."""
+    """What changed between two snapshots: prices that moved, came or went and why, and what nobody answered for."""
     format_ = chosen(fmt, as_json)
     from accelbench_assets.pricing.store import days
 
@@ -216,30 +226,18 @@ def diff(
         )
     if earlier >= later:
         raise UsageError(f"--from {earlier} is not before --to {later}.")
-    rows = _changes(_known(earlier), _known(later), region)
+    before, after = (_in_region(_known(day), region, None) for day in (earlier, later))
+    rows = changes(before, after)
     columns = (
         Column("price", "price"),
         Column("was", "was USD/h"),
         Column("is", "is USD/h"),
         Column("change", "change"),
+        Column("says", "why there is no price", wrap=True, keep=2),
     )
-    emit(rows, columns, format_, fields=("price", "was", "is", "change"), empty="Nothing changed.")
-
-
-def _changes(before: list[Point], after: list[Point], region: str | None) -> list[dict[str, Any]]:
-    from accelbench_assets.pricing.sanity import label
-
-    old = {p.key: p for p in _in_region(before, region, None)}
-    new = {p.key: p for p in _in_region(after, region, None)}
-    rows = []
-    for key in sorted({*old, *new}, key=lambda k: tuple(part or "" for part in k)):
-        was, now = ((p.effective_usd_per_hour if p else None) for p in (old.get(key), new.get(key)))
-        if was == now:
-            continue
-        change = f"{(now / was - 1) * 100:+.2f} %" if was and now else "new" if now else "gone"
-        point = new.get(key) or old[key]
-        rows.append({"price": label(point), "was": _exact(was), "is": _exact(now), "change": change})
-    return rows
+    emit(rows, columns, format_, fields=("price", "was", "is", "change", "says"), empty="Nothing changed.")
+    for stale in kept(before, after):
+        STATE.note(stale)
 
 
 def _known(day: date | None) -> list[Point]:
@@ -266,15 +264,13 @@ def _in_region(points: list[Point], region: str | None, provider: str | None) ->
 
 
 def _emit(points: list[Point], format_: Format) -> None:
-    rows = [{**p.to_row(), "price": _exact(p.effective_usd_per_hour)} for p in points]
+    rows = [{**p.to_row(), "price": exact(p.effective_usd_per_hour)} for p in points]
     for row in rows:
         row["said"] = row["missing_reason"] or row["source"]
-    emit(rows, COLUMNS, format_, fields=FIELDS, empty="No price matches.")
-
-
-def _exact(value: Any) -> str:
-    """Prices are shown as they are, never rounded: 2.24208."""
-    return "-" if value is None else f"{value.normalize():f}"
+        row["p90"] = exact(row["usd_per_hour_p90"])
+    spot = any(row["usd_per_hour_p90"] is not None for row in rows)
+    columns = [column for column in COLUMNS if spot or column.name != "p90"]
+    emit(rows, columns, format_, fields=FIELDS, empty="No price matches.")
 
 
 def _day(flag: str, text: str | None) -> date | None:

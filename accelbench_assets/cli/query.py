@@ -54,12 +54,16 @@ SQL = """
 with cost as (
   select run_id, step_index, region as price_region, tier, payment_option, price_declared,
     instance_hourly_usd, usd_per_request, usd_per_1m_input_full_hour, usd_per_1m_output_full_hour,
-    usd_per_1m_total, usd_per_1m_goodput_output, price_as_of, missing_reason
+    usd_per_1m_total, usd_per_1m_goodput_output, price_as_of,
+    case when tier is null and missing_reason = concat('no price is known for ', instance_type)
+      then concat('no ', $tier, ' price in ', $region, ' is known for ', instance_type)
+      else missing_reason
+    end as missing_reason
   from cost_per_token
-  where instance_hourly_usd is null or tier = 'declared' or (region = $region and tier = $tier)
   qualify row_number() over (
     partition by run_id, step_index
-    order by instance_hourly_usd is null, tier = 'declared' desc, usd_per_1m_output_full_hour, price_point_id
+    order by instance_hourly_usd is null, tier = 'declared' desc, region = $region desc nulls last,
+      usd_per_1m_output_full_hour, price_point_id
   ) = 1
 )
 select b.*, cost.* exclude (run_id, step_index)
@@ -128,10 +132,14 @@ def query(
         "tier": tier,
         "region": region or STATE.settings.region,
     }
+    from accelbench_assets.cli.costing import offers_here
     from accelbench_assets.sqlkit.duck import connect
 
-    with connect(STATE.lake(), only=("benchmark_results", "cost_per_token", "price_points")) as db:
-        check_price_filters(db, tier, region)
+    if tier != "on_demand" or region is not None:
+        with connect(STATE.lake(), only=("latest_prices",)) as db:
+            check_price_filters(db, tier, region)
+    rules = offers_here(tier, region)
+    with connect(STATE.lake(), only=("benchmark_results", "cost_per_token"), rules=rules) as db:
         names = [str(c[0]) for c in db.execute(f"{SQL} limit 0", parameters).description or []]
         found = rows(db, f"{SQL} {order_by(sort, descending, names)} limit {limit}", parameters)
         others = _others(db, origin) if not found and format_ is Format.table else 0
@@ -149,7 +157,7 @@ def query(
 
 def check_price_filters(db: Any, tier: str, region: str | None) -> None:
     """Refuse a tier or region that no price has; the defaults are right before there is any price."""
-    points = db.execute("select distinct tier, region from price_points").fetchall()
+    points = db.execute("select distinct tier, region from latest_prices").fetchall()
     tiers = sorted({"on_demand", *(str(t) for t, _ in points)})
     regions = sorted({STATE.settings.region, *(str(r) for _, r in points if r is not None)})
     for flag, value, known in (("--tier", tier, tiers), ("--region", region, regions)):

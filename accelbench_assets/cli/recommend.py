@@ -1,11 +1,13 @@
 """``accelbench recommend``: which instance, how many ranks and replicas, what it costs, and the arithmetic.
 
-Belongs here: flags and the names they may take. Does not belong here: arithmetic (``sizing``), how the answer is shown
-(``recommendation``).
+Belongs here: flags and the names they may take. Does not belong here: arithmetic (``sizing``), which price counts
+(``pricing.offers``), how the answer is shown (``recommendation``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import date
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,6 +28,7 @@ from accelbench_assets.cli.state import STATE
 from accelbench_assets.errors import UsageError
 
 if TYPE_CHECKING:
+    from accelbench_assets.pricing.offers import PriceBook
     from accelbench_assets.sizing.money import Price
     from partitions.rows import InstanceRow, ModelRow
 
@@ -57,6 +60,25 @@ def recommend(
         typer.Option("--max-model-len", help="Context to serve; by default enough for the lengths."),
     ] = None,
     kv_cache_dtype: Annotated[str, typer.Option("--kv-cache-dtype", help="auto or fp8.")] = "auto",
+    region: Annotated[
+        str | None, typer.Option("--region", help="Region of the prices (default: the setting).")
+    ] = None,
+    tier: Annotated[
+        str,
+        typer.Option(
+            "--tier",
+            help="on_demand, reserved_1y, reserved_3y, savings_1y, savings_3y, spot or capacity_block.",
+        ),
+    ] = "on_demand",
+    payment: Annotated[
+        str | None,
+        typer.Option(
+            "--payment", help="no_upfront, partial_upfront or all_upfront; by default the cheapest of them."
+        ),
+    ] = None,
+    as_of: Annotated[
+        str | None, typer.Option("--as-of", help="Prices as known at the end of this day (2026-11-30).")
+    ] = None,
     origin: Annotated[
         str | None, typer.Option("--origin", help="Only the list measured, or estimated (CSV has one list).")
     ] = None,
@@ -68,16 +90,19 @@ def recommend(
 ) -> None:
     """What to rent for a model: measured results first, then estimates, each in order of cost at the objective.
 
-    Estimates are a roofline with stated intervals, priced on demand in us-east-1, and say how many measured runs stand
-    behind them. JSON is one object: ask, measured, estimated, left_out (reason, nearest remedies), arithmetic.
+    Estimates are a roofline with stated intervals and say how many measured runs stand behind them. Prices are the
+    lake's latest, else the packaged ones (on demand in us-east-1); what has none comes last, with the reason. JSON is
+    one object: ask, prices, measured, estimated, left_out (reason, nearest remedies), arithmetic.
     """
     format_ = chosen(fmt, as_json)
     if origin is not None and origin not in LISTS:
         raise UsageError(f"--origin: {origin!r} is not one of {', '.join(LISTS)}.")
+    from accelbench_assets.pricing.offers import Wish, price_book
     from accelbench_assets.sizing.ask import Ask
     from accelbench_assets.sizing.measured import calibration_of, rank, read_steps
     from accelbench_assets.sizing.recommend import recommend as answer
 
+    wish = Wish(region or STATE.settings.region, tier, payment, _day(as_of))
     ttft_ms, tpot_ms = objective(slo)
     ask = Ask(
         model=_model(model),
@@ -92,15 +117,18 @@ def recommend(
         kv_cache_dtype=kv_cache_dtype,
         max_model_len=max_model_len,
     )
-    steps = read_steps(STATE.lake())
-    found = answer(ask, _price, calibration_of(steps))
-    measured = rank(steps, ask, _price)
+    lake = STATE.lake()
+    book = price_book(lake.storage, wish)
+    prices = _prices(book)
+    steps = read_steps(lake)
+    found = answer(ask, prices, calibration_of(steps))
+    measured = rank(steps, ask, prices)
     if format_ is Format.json:
-        write_json(document(found, measured, origin))
+        write_json(document(found, measured, origin, book))
     elif format_ is Format.csv:
-        print_csv(found, measured, origin or "estimated")
+        print_csv(found, measured, origin or "estimated", book)
     else:
-        print_tables(found, measured, origin, limit)
+        print_tables(found, measured, origin, limit, book)
 
 
 def objective(slo: str | None) -> tuple[float | None, float | None]:
@@ -151,11 +179,18 @@ def _precision(wanted: str) -> str:
     return wanted
 
 
-def _price(instance_type: str) -> Price:
-    from accelbench_assets.pricing.packaged import on_demand
+def _prices(book: PriceBook) -> Callable[[str], Price]:
     from accelbench_assets.sizing.money import Price
 
-    found = on_demand().get(instance_type)
-    if found is None:
-        return Price(None, "not among the packaged on-demand prices", "", "")
-    return Price(found.usd_per_hour, found.missing_reason, found.as_of.isoformat(), found.source)
+    def price(instance_type: str) -> Price:
+        offer = book.offer(instance_type)
+        return Price(offer.usd_per_hour, offer.missing_reason, offer.as_of, offer.source, offer.terms)
+
+    return price
+
+
+def _day(text: str | None) -> date | None:
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"--as-of: {text!r} is not a day such as 2026-11-30.") from None

@@ -1,6 +1,7 @@
 """How a recommendation is shown: flat rows, the JSON document, tables, and the arithmetic of the first.
 
-Belongs here: columns and forms. Does not belong here: flags and names (``recommend``), any arithmetic (``sizing``).
+Belongs here: columns and forms. Does not belong here: flags and names (``recommend``), what is said of prices
+(``recommend_prices``), any arithmetic (``sizing``).
 """
 
 from __future__ import annotations
@@ -9,9 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from accelbench_assets.cli.options import Format
 from accelbench_assets.cli.output import Column, console, emit, number, write_csv
+from accelbench_assets.cli.recommend_prices import (
+    PRICE_FIELDS,
+    fitting,
+    price_cells,
+    priced_with,
+    print_warnings,
+    warnings_of,
+)
 from accelbench_assets.cli.state import STATE
 
 if TYPE_CHECKING:
+    from accelbench_assets.pricing.offers import Offer, PriceBook
     from accelbench_assets.sizing.ask import Ask
     from accelbench_assets.sizing.estimate import Interval
     from accelbench_assets.sizing.measured import Measured, MeasuredRow
@@ -55,8 +65,7 @@ ESTIMATED_FIELDS = (
         "output_tokens_per_s_low",
     ),
     *("output_tokens_per_s_high", "measured_runs", "instances", "replicas_needed", *_COST),
-    *("usd_per_1m_output_full_hour_low", "usd_per_1m_output_full_hour_high", "price_as_of"),
-    *("missing_reason", "warnings"),
+    *("usd_per_1m_output_full_hour_low", "usd_per_1m_output_full_hour_high", *PRICE_FIELDS, "warnings"),
 )
 MEASURED_FIELDS = (
     *(
@@ -79,23 +88,26 @@ MEASURED_FIELDS = (
         "requests_per_s",
         "instances",
     ),
-    *(*_COST, "price_as_of", "missing_reason", "run_id"),
+    *(*_COST, *PRICE_FIELDS, "run_id", "warnings"),
 )
 ESTIMATED_COLUMNS = (
     Column("place", "#", "int"),
     Column("instance_type", "instance"),
     Column("tp", "tp", "int"),
     Column("replicas", "replicas", "int"),
-    Column("quantization", "quant"),
-    Column("concurrency", "conc", "int", keep=2),
-    Column("ttft", "TTFT ms"),
-    Column("tpot", "TPOT ms"),
+    Column("quantization", "quant", keep=1),
+    Column("concurrency", "conc", "int", keep=6),
+    Column("ttft", "TTFT ms", keep=4),
+    Column("tpot", "TPOT ms", keep=5),
     Column("rate", "req/s"),
-    Column("instances", "need", "int", keep=1),
+    Column("instances", "need", "int", keep=2),
     Column("usd_per_hour", "$/h", "usd"),
-    Column("usd_per_1m_output_full_hour", "$/1M out", "usd", keep=4),
+    Column("price_zone", "zone"),
+    Column("usd_per_hour_p90", "p90 $/h", "usd", keep=7),
+    Column("payment", "payment", keep=8),
+    Column("usd_per_1m_output_full_hour", "$/1M out", "usd", keep=3),
     Column("month", "$/month"),
-    Column("measured_runs", "runs behind", "int", keep=3),
+    Column("measured_runs", "runs behind", "int", keep=9),
 )
 MEASURED_COLUMNS = (
     Column("place", "#", "int"),
@@ -109,13 +121,16 @@ MEASURED_COLUMNS = (
     Column("requests_per_s", "req/s", "rate"),
     Column("instances", "need", "int", keep=1),
     Column("usd_per_hour", "$/h", "usd"),
+    Column("price_zone", "zone"),
+    Column("usd_per_hour_p90", "p90 $/h", "usd", keep=6),
+    Column("payment", "payment", keep=2),
     Column("usd_per_1m_output_full_hour", "$/1M out", "usd", keep=4),
     Column("month", "$/month"),
     Column("evidence_level", "evidence", keep=5),
 )
 
 
-def _cost_fields(cost: Cost) -> dict[str, Any]:
+def _cost_fields(cost: Cost, offer: Offer) -> dict[str, Any]:
     return {
         "instances": cost.instances,
         "replicas_needed": cost.replicas,
@@ -124,8 +139,7 @@ def _cost_fields(cost: Cost) -> dict[str, Any]:
         "usd_per_1m_output_full_hour": cost.usd_per_1m_output,
         "usd_per_1m_total": cost.usd_per_1m_total,
         "usd_per_month": cost.usd_per_month,
-        "price_as_of": cost.price_as_of,
-        "missing_reason": cost.missing_reason,
+        **price_cells(offer),
     }
 
 
@@ -134,7 +148,7 @@ def _three(name: str, found: Interval | None) -> dict[str, Any]:
     return {name: middle, f"{name}_low": low, f"{name}_high": high}
 
 
-def estimated_row(one: Ranked, model: ModelRow) -> dict[str, Any]:
+def estimated_row(one: Ranked, model: ModelRow, offer: Offer) -> dict[str, Any]:
     """A ranked estimate as a flat row; rates are of one replica, costs of whole instances."""
     from accelbench_assets.sizing import kv
 
@@ -161,25 +175,26 @@ def estimated_row(one: Ranked, model: ModelRow) -> dict[str, Any]:
         **_three("requests_per_s", way.estimate.requests_per_s),
         **_three("output_tokens_per_s", way.estimate.output_tok_s),
         "measured_runs": way.priors.runs,
-        **_cost_fields(one.cost),
+        **_cost_fields(one.cost, offer),
         "usd_per_1m_output_full_hour_low": None
         if usd is None or rate is None
         else usd * rate.middle / rate.high,
         "usd_per_1m_output_full_hour_high": None
         if usd is None or rate is None
         else usd * rate.middle / rate.low,
-        "warnings": list(option.warnings),
+        "warnings": warnings_of(option, offer),
     }
 
 
-def measured_row(one: MeasuredRow) -> dict[str, Any]:
+def measured_row(one: MeasuredRow, offer: Offer) -> dict[str, Any]:
     """A measured answer as a flat row; the rate is of the whole run."""
     step = one.step
     return {
         "place": one.place,
         "origin": "measured",
         **{name: getattr(step, name) for name in MEASURED_FIELDS if hasattr(step, name)},
-        **_cost_fields(one.cost),
+        **_cost_fields(one.cost, offer),
+        "warnings": list(offer.warnings),
     }
 
 
@@ -189,24 +204,47 @@ def left_out_row(one: LeftOut) -> dict[str, Any]:
     return {"instance_type": one.instance_type, "code": one.code, "reason": one.text, "remedies": remedies}
 
 
-def document(found: Recommendation, measured: Measured, origin: str | None) -> dict[str, Any]:
+def document(
+    found: Recommendation, measured: Measured, origin: str | None, book: PriceBook
+) -> dict[str, Any]:
     """The JSON document; a list that was not asked for is absent."""
-    from accelbench_assets.sizing.explain import lines
-
-    body: dict[str, Any] = {"ask": _asked(found.ask)}
+    body: dict[str, Any] = {"ask": _asked(found.ask), "prices": priced_with(book)}
     if origin != "estimated":
-        body["measured"] = [measured_row(row) for row in measured.rows]
+        body["measured"] = _measured(measured, book)
         body["measured_left_out"] = measured.left_out
     if origin != "measured":
-        body["estimated"] = [estimated_row(row, found.ask.model) for row in found.estimated]
+        body["estimated"] = _estimated(found, book)
         body["left_out"] = [left_out_row(row) for row in found.left_out]
-        body["arithmetic"] = lines(found.estimated[0], found.ask) if found.estimated else []
+        body["arithmetic"] = _lines(found, book) if found.estimated else []
     return body
+
+
+def _estimated(found: Recommendation, book: PriceBook, limit: int | None = None) -> list[dict[str, Any]]:
+    model = found.ask.model
+    return [
+        estimated_row(one, model, book.offer(one.option.instance.instance_type))
+        for one in found.estimated[:limit]
+    ]
+
+
+def _measured(found: Measured, book: PriceBook, limit: int | None = None) -> list[dict[str, Any]]:
+    return [measured_row(one, book.offer(one.step.instance_type)) for one in found.rows[:limit]]
+
+
+def _lines(found: Recommendation, book: PriceBook) -> list[str]:
+    """The arithmetic of the first, priced in its own terms, with every warning at its end."""
+    from accelbench_assets.sizing.explain import lines
+
+    first = found.estimated[0]
+    offer, told = book.offer(first.option.instance.instance_type), lines(first, found.ask)
+    known = len(first.option.warnings)
+    return [*told, *warnings_of(first.option, offer)[known:]]
 
 
 def _asked(ask: Ask) -> dict[str, Any]:
     return {
         "model": ask.model.slug,
+        "model_id": ask.model.model_id,
         "isl": ask.isl,
         "osl": ask.osl,
         "ttft_ms": ask.ttft_ms,
@@ -219,19 +257,21 @@ def _asked(ask: Ask) -> dict[str, Any]:
     }
 
 
-def print_csv(found: Recommendation, measured: Measured, origin: str) -> None:
+def print_csv(found: Recommendation, measured: Measured, origin: str, book: PriceBook) -> None:
     """One of the two lists: they have different columns and are never mixed."""
     if origin == "measured":
-        write_csv([measured_row(row) for row in measured.rows], MEASURED_FIELDS)
+        write_csv(_measured(measured, book), MEASURED_FIELDS)
         return
-    write_csv([estimated_row(row, found.ask.model) for row in found.estimated], ESTIMATED_FIELDS)
+    write_csv(_estimated(found, book), ESTIMATED_FIELDS)
     if measured.rows:
         STATE.note(f"{len(measured.rows)} measured rows are a list of their own: --origin measured.")
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    month, reason = row["usd_per_month"], row["missing_reason"]
-    row["month"] = f"{month:,.0f}" if month is not None else f"none: {reason}"
+    month = row["usd_per_month"]
+    terms = [row[name] for name in ("price_payment_option", "price_offering_class") if row[name]]
+    row["payment"] = " ".join(terms).replace("_", " ")
+    row["month"] = f"{month:,.0f}" if month is not None else "no price"
     for cell, name in (("ttft", "ttft_ms"), ("tpot", "tpot_ms"), ("rate", "requests_per_s")):
         if f"{name}_low" in row:
             low, middle, high = row[f"{name}_low"], row[name], row[f"{name}_high"]
@@ -239,38 +279,40 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def print_tables(found: Recommendation, measured: Measured, origin: str | None, limit: int) -> None:
+def print_tables(
+    found: Recommendation, measured: Measured, origin: str | None, limit: int, book: PriceBook
+) -> None:
     """Measured first, then estimates, the arithmetic of the first, and what does not serve; *limit* rows of each."""
-    out = console()
+    out, model = console(), found.ask.model
+    out.print(f"Model: {model.slug} ({model.model_id})", soft_wrap=True)
+    if book.snapshot_id is None:
+        STATE.note("No snapshot of prices is in the lake: these are the packaged ones.")
     if origin != "estimated":
-        rows = [_shown(measured_row(row)) for row in measured.rows[:limit]]
+        rows = [_shown(row) for row in _measured(measured, book, limit)]
         if rows:
-            emit(rows, MEASURED_COLUMNS, Format.table, title="Measured")
+            emit(rows, fitting(MEASURED_COLUMNS, rows), Format.table, title="Measured")
+            print_warnings(rows, book)
             out.print()
-        elif measured.left_out:
+        if measured.left_out:
             why = ", ".join(f"{n} {reason}" for reason, n in measured.left_out.items())
-            STATE.note(f"No measured cell answers this ask: {why}.")
-        else:
+            STATE.note(f"{'Left out' if rows else 'No measured cell answers this ask'}: {why}.")
+        elif not rows:
             STATE.note("Nothing of this was measured yet.")
     if origin == "measured":
         return
-    rows = [_shown(estimated_row(row, found.ask.model)) for row in found.estimated[:limit]]
+    rows = [_shown(row) for row in _estimated(found, book, limit)]
     if rows:
-        emit(rows, ESTIMATED_COLUMNS, Format.table, title="Estimated, not measured (req/s of one replica)")
+        title = f"Estimated, not measured (req/s of one replica; {book.wish.described()})"
+        emit(rows, fitting(ESTIMATED_COLUMNS, rows), Format.table, title=title)
+        print_warnings(rows, book)
         more = len(found.estimated) - len(rows)
         if more:
             STATE.note(f"{more} more: --limit {len(found.estimated)}.")
-        _arithmetic(found)
+        first = found.estimated[0].option.instance.instance_type
+        out.print(f"\nHow {first} comes to this:", soft_wrap=True)
+        for line in _lines(found, book):
+            out.print(f"  {line}", soft_wrap=True)
     _left_out(found, limit)
-
-
-def _arithmetic(found: Recommendation) -> None:
-    from accelbench_assets.sizing.explain import lines
-
-    first, out = found.estimated[0], console()
-    out.print(f"\nHow {first.option.instance.instance_type} comes to this:", soft_wrap=True)
-    for line in lines(first, found.ask):
-        out.print(f"  {line}", soft_wrap=True)
 
 
 def _left_out(found: Recommendation, limit: int) -> None:

@@ -2,8 +2,8 @@
 
 Belongs here: reading one run's record, steps, percentiles, SLO decisions and cost through the same SQL views
 that everything else uses, and the JSON document made of them.
-Does not belong here: computing any figure (``bench``, ``sql/marts``), how it is shown (``ladder``, ``runs``,
-``compare``).
+Does not belong here: computing any figure (``bench``, ``sql/marts``), which price counts (``costing``), how it is shown
+(``ladder``, ``runs``, ``compare``).
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ QUANTILES = ("p50", "p90", "p95", "p99", "p999")
 
 @dataclass(slots=True)
 class RunResults:
-    """One run: ``steps`` by step_index, each with ``percentiles`` (metric -> row); ``cost`` rows by step and
-    tier.
-    """
+    """One run: ``steps`` by step_index, each with ``percentiles`` (metric -> row); ``cost`` by step, at one offer."""
 
     record: Mapping[str, Any]
     steps: list[dict[str, Any]] = field(default_factory=list)
@@ -73,11 +71,12 @@ def read_results(lake: Lake, record: Mapping[str, Any]) -> RunResults:
     results = RunResults(record)
     if record.get("status") != "succeeded":
         return results
+    from accelbench_assets.cli.costing import offers_here, read_cost
     from accelbench_assets.sqlkit.duck import connect
 
     run_id = [record["run_id"]]
     wanted = ("run_steps", "run_percentiles", "slo_results", "cost_per_token")
-    with connect(lake, only=wanted) as db:
+    with connect(lake, only=wanted, rules=offers_here()) as db:
         results.steps = rows(db, "select * from run_steps where run_id = ? order by step_index", run_id)
         by_step: dict[int, dict[str, Any]] = {step["step_index"]: {} for step in results.steps}
         for row in rows(
@@ -89,7 +88,8 @@ def read_results(lake: Lake, record: Mapping[str, Any]) -> RunResults:
         results.slo = rows(
             db, "select * from slo_results where run_id = ? order by step_index, slo_id", run_id
         )
-        results.cost = rows(db, "select * from cost_per_token where run_id = ? order by step_index", run_id)
+        cost = rows(db, "select * from cost_per_token where run_id = ? order by step_index", run_id)
+    results.cost = read_cost(lake, cost, str(record["run_id"]))
     return results
 
 

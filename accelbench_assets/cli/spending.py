@@ -17,9 +17,9 @@ SPENT = (
     Column("instance_type", "instance"),
     Column("instance_count", "n", "int", keep=2),
     Column("ended_at", "ended", "time", keep=1),
-    Column("seconds", "s", "rate", keep=3),
+    Column("seconds", "billed s", "rate", keep=3),
     Column("usd", "USD", "usd"),
-    Column("idle_node_usd", "idle node", "usd", keep=4),
+    Column("idle_node_usd", "of it idle", "usd", keep=4),
     Column("month_to_date_usd", "month to date", "usd"),
     Column("missing_reason", "why none", wrap=True, keep=5),
 )

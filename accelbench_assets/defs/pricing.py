@@ -51,10 +51,16 @@ def _spec(name: str, description: str, *, blocking: bool = False) -> dg.AssetChe
             blocking=True,
         ),
         _spec(
-            "possible_prices", "No source gave an impossible price, and no two prices contradict each other."
+            "possible_prices",
+            "No source gave an impossible price or one far from the same machine's elsewhere, and no two prices "
+            "contradict each other.",
         ),
         _spec("price_jumps", "No price moved by more than 20 % since the day before."),
-        _spec("sources_answered", "Every source that was asked answered; else its last good prices stand."),
+        _spec("prices_vanished", "No price of the day before is gone."),
+        _spec(
+            "sources_answered",
+            "Every source that was asked answered, with most of the known prices; else its last good ones stand.",
+        ),
     ],
 )
 def pricing_snapshots(
@@ -110,8 +116,9 @@ def _checks(report: Report) -> list[dg.AssetCheckResult]:
     error, warn = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
     return [
         dg.AssetCheckResult(check_name="price_or_reason", passed=bad == 0, metadata={"bad_rows": bad}),
-        told("possible_prices", [*report.impossible, *report.at_odds], error),
+        told("possible_prices", [*report.impossible, *report.implausible, *report.at_odds], error),
         told("price_jumps", report.jumps, warn),
+        told("prices_vanished", report.vanished, warn),
         told("sources_answered", [outcome.sentence for outcome in report.failed], warn),
     ]
 

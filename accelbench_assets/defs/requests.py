@@ -16,7 +16,7 @@ from pydantic import Field
 
 from accelbench_assets.bench.record import new_run_id
 from accelbench_assets.bench.request import LoadOptions, RunRequest, claimed_level
-from accelbench_assets.budget.base import NODE_IDLE_S, Estimate
+from accelbench_assets.budget.base import Estimate, paid_seconds
 from accelbench_assets.budget.estimate import PriceLookup, estimate, lake_prices
 from accelbench_assets.errors import UsageError
 from accelbench_assets.lake.lake import Lake
@@ -196,12 +196,14 @@ def build_request(
 def estimate_of(
     cell: BenchmarkCell, settings: Settings, deadline_s: float, declared: float | None, lookup: PriceLookup
 ) -> Estimate:
-    """What the run may cost at most: every instance until the deadline, and until its idle node is taken away."""
+    """What the run may cost at most: every instance until the deadline and until its idle node is taken away, and what
+    nodes cost that replace lost ones.
+    """
     return estimate(
         cell.instance,
         instances=cell.deployment.replicas,
         region=settings.region,
-        seconds=deadline_s + NODE_IDLE_S,
+        seconds=paid_seconds(deadline_s, cell.deployment.replicas),
         declared=declared,
         lookup=lookup,
     )

@@ -10,9 +10,11 @@ each run is still refused by its own pre-flight when the budget does not hold it
 A source that does not answer skips that one sensor's look with its cursor as it was, so nothing is missed. The sensor
 ticks at the shortest pause ``watch.every_s`` may have; the pause itself is kept by the cursor, for the environment must
 not be read while this module is imported.
+
+The caps of a month hold over all sensors, also when they tick at the same moment: see ``releases.promises``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from functools import cache
@@ -28,6 +30,7 @@ from accelbench_assets.releases import look
 from accelbench_assets.releases.cursor import Cursor, decode, encode
 from accelbench_assets.releases.follow import Caps, Decision, Request, Spent, follow
 from accelbench_assets.releases.look import Look
+from accelbench_assets.releases.promises import Promise, Promises
 from accelbench_assets.releases.subjects import NEURON, VLLM, tracked_cells, tracked_models
 from accelbench_assets.releases.web import ReleaseError
 from accelbench_assets.scrub import scrub
@@ -38,6 +41,8 @@ from partitions.cell import OWN_FAMILIES, BenchmarkCell, families
 TICK_S = 60
 USD_TAG = "accelbench/estimated_usd"
 SOURCE_TAGS = {"triggered_by": "sensor"}
+PARTITION_TAG = "dagster/partition"
+PROMISES = Promises()
 PAID_FAMILIES = tuple(family for family in families() if family not in OWN_FAMILIES)
 
 Looker = Callable[[Settings, Sequence[BenchmarkCell], Cursor | None], Look]
@@ -49,8 +54,12 @@ def assets_of(family: str) -> list[dg.AssetKey]:
     return [dg.AssetKey(f"raw_samples_{suffix}"), dg.AssetKey(f"run_percentiles_{suffix}")]
 
 
-def spent_this_month(instance: dg.DagsterInstance, now: datetime) -> Spent:
-    """Runs all sensors asked for in the calendar month (UTC) and their estimates, as the instance remembers them."""
+def spent_this_month(
+    instance: dg.DagsterInstance, now: datetime, promised: Collection[Promise] = ()
+) -> Spent:
+    """Runs all sensors asked for in the calendar month (UTC) and their estimates, as the instance remembers them, and
+    what was *promised* and is no run yet.
+    """
     start = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     runs = instance.get_runs(filters=dg.RunsFilter(tags=SOURCE_TAGS, created_after=start))
     usd = Decimal(0)
@@ -59,7 +68,9 @@ def spent_this_month(instance: dg.DagsterInstance, now: datetime) -> Spent:
             usd += Decimal(run.tags.get(USD_TAG, "0"))
         except InvalidOperation:
             continue  # a tag somebody else wrote
-    return Spent(len(runs), usd)
+    there = {(run.tags.get(PARTITION_TAG), run.tags.get("trigger_ref")) for run in runs}
+    waiting = [one for one in promised if (one.partition_key, one.ref) not in there]
+    return Spent(len(runs) + len(waiting), usd + sum((one.usd for one in waiting), Decimal(0)))
 
 
 def estimator(settings: Settings, lake: Lake) -> Callable[[BenchmarkCell], Decimal]:
@@ -132,7 +143,8 @@ def evaluate(
 ) -> dg.SensorResult | dg.SkipReason:
     """One tick. Raises ``UsageError`` for settings that cannot be followed: the tick then fails and says so."""
     settings = accelbench.settings()
-    watch = settings.watch
+    watch, place, who = settings.watch, settings.lake_url, context.sensor_name
+    PROMISES.forget(place, who)
     if not watch.suites:
         return dg.SkipReason("Setting watch.suites names no suite: nothing is followed.")
     cursor, warning = decode(context.cursor)
@@ -146,29 +158,32 @@ def evaluate(
         seen = looker(settings, cells, cursor)
         for note in seen.notes:
             context.log.info(scrub(note))
-        decision = follow(
-            cells,
-            seen.found,
-            cursor,
-            registered=lambda cell: context.instance.has_dynamic_partition(
-                cells_partitions(cell.family).name or "", cell.key_text
-            ),
-            caps=Caps(
-                runs_per_tick=watch.max_runs_per_tick,
-                runs_per_month=watch.max_runs_per_month,
-                usd_per_month=watch.max_usd_per_month,
-                usd_per_run=settings.budget.max_usd_per_run,
-            ),
-            estimate=estimator(settings, accelbench.lake()),
-            now=now,
-            spent=spent_this_month(context.instance, now),
-            dry_run=watch.dry_run,
-        )
-        for request in decision.requests:  # before the run can look for it; registering again is harmless
-            lake = accelbench.lake()
-            lake.put_cell(request.cell)
-            # A later run of the cell comes without the sensor's tags and needs the same image and weights.
-            lake.put_cell_artefacts(request.cell.key_text, {_artefact(request)[0]: _artefact(request)[1]})
+        lake = accelbench.lake()
+        usd_of = estimator(settings, lake)
+        with PROMISES.turn(place, who) as turn:
+            decision = follow(
+                cells,
+                seen.found,
+                cursor,
+                registered=lambda cell: context.instance.has_dynamic_partition(
+                    cells_partitions(cell.family).name or "", cell.key_text
+                ),
+                caps=Caps(
+                    runs_per_tick=watch.max_runs_per_tick,
+                    runs_per_month=watch.max_runs_per_month,
+                    usd_per_month=watch.max_usd_per_month,
+                    usd_per_run=settings.budget.max_usd_per_run,
+                ),
+                estimate=usd_of,
+                now=now,
+                spent=spent_this_month(context.instance, now, turn.others),
+                dry_run=watch.dry_run,
+            )
+            turn.take(Promise(r.cell.key_text, r.release.ref, r.usd) for r in decision.requests)
+            for request in decision.requests:  # before the run can look for it; registering again is harmless
+                lake.put_cell(request.cell)
+                # A later run of the cell comes without the sensor's tags and needs the same image and weights.
+                lake.put_cell_artefacts(request.cell.key_text, {_artefact(request)[0]: _artefact(request)[1]})
     except (ReleaseError, LakeError) as error:
         context.log.warning(scrub(str(error)))
         return dg.SkipReason(scrub(str(error)))

@@ -20,7 +20,7 @@ from typing import Any
 import dagster as dg
 
 from accelbench_assets.dagster_home import prepare_dagster_home
-from accelbench_assets.defs import catalog, events, pricing, publish
+from accelbench_assets.defs import catalog, estimates, events, pricing, publish
 from accelbench_assets.defs.benchmarks import asset_suffix, cells_partitions
 from accelbench_assets.defs.pools import apply_pool_limits
 from accelbench_assets.defs.resources import AccelBench
@@ -126,7 +126,7 @@ class Session:
     def refresh(self, declared: Mapping[str, float]) -> None:
         """Bring facts, prices, marts, the published catalog and the site up to date."""
         self.prices(declared)
-        names = [asset.key.path[-1] for asset in [*catalog.ASSETS, *publish.ASSETS]]
+        names = [asset.key.path[-1] for asset in [*catalog.ASSETS, *estimates.ASSETS, *publish.ASSETS]]
         self.materialize(*names, *publish.MARTS)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from accelbench_assets.engines.vllm_args import vllm_arguments
 from accelbench_assets.errors import LaunchError
+from accelbench_assets.sizing import loading
 from partitions.catalog import load_instances, load_models
 from partitions.cell import BenchmarkCell
 from partitions.rows import InstanceRow, ModelRow
@@ -142,19 +143,30 @@ def check_ranks(cell: BenchmarkCell) -> None:
 
 
 def quantize_to(cell: BenchmarkCell) -> str | None:
-    """The method weights must be quantised with while loading; ``None`` when the checkpoint is as the cell says.
+    """vLLM's name of what weights must be quantised to while loading; ``None`` when the checkpoint is as the cell says.
 
     Raises ``LaunchError`` (``wrong_weights``) when a checkpoint that comes quantised is asked for otherwise: vLLM
-    would take the checkpoint's method, and the result would stand under a key that names another.
+    would take the checkpoint's method, and the result would stand under a key that names another. And when a 16-bit
+    checkpoint is asked for what vLLM does not make of it: the server would refuse to start.
     """
     wanted, row = cell.deployment.quantization, model_of(cell)
-    held = row.quantization if row is not None and row.revision == cell.revision[:7] else "none"
+    known = row if row is not None and row.revision == cell.revision[:7] else None
+    held = known.quantization if known is not None else "none"
     if wanted == held:
         return None
-    if held == "none":
-        return wanted
-    raise LaunchError(
-        f"The checkpoint of {cell.model} is {held}, and the cell says {wanted}.",
-        code="wrong_weights",
-        hint=f"Benchmark a cell that says quantization {held}.",
-    )
+    if held != "none":
+        raise LaunchError(
+            f"The checkpoint of {cell.model} is {held}, and the cell says {wanted}.",
+            code="wrong_weights",
+            hint=f"Benchmark a cell that says quantization {held}.",
+        )
+    chip = instance_of(cell).accelerator
+    if chip.kind == "gpu":  # Neuron quantises by a configuration of its own
+        if reason := loading.not_made(wanted, known, chip):
+            raise LaunchError(
+                f"The cell says {wanted}, and the checkpoint of {cell.model} is not quantised: {reason}.",
+                code="wrong_weights",
+                hint="Benchmark a cell that says none or fp8, or add the quantised checkpoint as a model of its own.",
+            )
+        return loading.flag(wanted, cell.engine_version)
+    return wanted

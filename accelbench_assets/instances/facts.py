@@ -123,8 +123,9 @@ def family(name: str) -> str:
 
 
 def record(merged: Merged, refreshed: Refreshed | None = None) -> dict[str, Any]:
-    """A row of the table. ``regions`` is null where nobody asked; ``confidence`` is that of the accelerator's figures,
-    high where they are all EC2's.
+    """A row of the table. ``regions`` and ``zones`` (names as the asking account has them, of all regions asked) are
+    sorted, and null where nobody asked; ``confidence`` is that of the accelerator's figures, high where they are all
+    EC2's.
     """
     values = {name: merged.values.get(name) for name in SCHEMAS["instance_types"].names}
     return {
@@ -133,8 +134,12 @@ def record(merged: Merged, refreshed: Refreshed | None = None) -> dict[str, Any]
         "family": family(merged.instance_type),
         "provider": "aws",
         "regions": sorted(merged.zones) if refreshed is not None else None,
+        "zones": sorted({zone for found in merged.zones.values() for zone in found})
+        if refreshed is not None
+        else None,
         "source": _source(merged, refreshed),
         "as_of": refreshed.at.date().isoformat() if refreshed and merged.live else instances_file().as_of,
+        "asked_at": refreshed.at if refreshed is not None else None,
         "confidence": merged.chip.confidence if merged.chip else "high",
     }
 

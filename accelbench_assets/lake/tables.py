@@ -31,6 +31,8 @@ STATUSES = (
 ORIGINS = ("measured", "simulated", "estimated", "external")
 EVIDENCE_LEVELS = ("demo", "smoke", "standard", "publication")
 QUANTILES = ("p50", "p90", "p95", "p99", "p999")
+ESTIMATE_STATES = ("estimated", "does_not_fit", "not_sold", "unknown")
+"""What arithmetic and sources can say of a cell that was never run."""
 GATES = ("published", "wide", "needs_n", "beyond_timeout", "derived")
 
 _RUNS = """
@@ -93,7 +95,7 @@ instance_type str!, family str!, provider str, accelerator_kind str, accelerator
 i32, accelerator_memory_mib_each i64, accelerator_memory_mib_total i64, memory_bandwidth_gb_s_each f64,
 bf16_tflops_each f64, fp8_tflops_each f64, neuron_cores i32, interconnect str, link_gb_s f64, vcpu i32,
 memory_mib i64, network_gbps f64, efa_interfaces i32, local_nvme_gb i64, regions list, source str, as_of str,
-confidence str, zones list
+confidence str, zones list, asked_at ts
 """
 
 _MODELS = """
@@ -109,6 +111,18 @@ tenancy str, tier str!, payment_option str, offering_class str, usd_per_hour dec
 effective_usd_per_hour dec, term_hours f64, sku str, effective_from ts, fetched_at ts, source str,
 source_sha256 str, missing_reason str, usd_per_hour_p90 dec
 """
+
+_CELL_ESTIMATES = (
+    """
+cell_id str!, as_of ts!, region str!, state str!, reason str!, instances i32, concurrency i32, input_tokens_mean f64,
+output_tokens_mean f64, kv_cache_tokens i64,
+"""
+    + ",".join(
+        f"{name} f64, {name}_low f64, {name}_high f64"
+        for name in ("requests_per_s", "ttft_ms", "tpot_ms", "output_tokens_per_s")
+    )
+    + ", measured_runs i32, usd_per_hour dec, price_missing_reason str, inputs_sha256 str!"
+)
 
 _SUPERSESSIONS = "run_id str!, superseded_by str, reason str!, author str, at ts!"
 _ANNOTATIONS = "run_id str!, text str!, author str, at ts!"
@@ -129,6 +143,7 @@ _FIELDS: dict[str, str] = {
     "instance_types": _INSTANCE_TYPES,
     "models": _MODELS,
     "price_points": _PRICE_POINTS,
+    "cell_estimates": _CELL_ESTIMATES,
     "supersessions": _SUPERSESSIONS,
     "annotations": _ANNOTATIONS,
     "cells": _CELLS,
@@ -139,7 +154,7 @@ RUN_TABLES = (
     *("engine_metrics", "accelerator_metrics"),
 )
 """Derived tables, one file a run: ``<table>/family=/cell_id=/run_id=/part-0.parquet``."""
-FACT_TABLES = ("instance_types", "models", "price_points")
+FACT_TABLES = ("instance_types", "models", "price_points", "cell_estimates")
 """Facts by snapshot date: ``facts/<table>/date=/part-<hash>.parquet``."""
 JUDGEMENT_TABLES = ("supersessions", "annotations")
 """Append-only judgements, stored like facts under ``judgements/``."""

@@ -120,7 +120,9 @@ class AttemptHold(Protocol):
     """What keeps others from taking an attempt for dead while it lasts."""
 
     billed_since: float | None
-    """Monotonic time from which rented machines of the attempt cost money; ``None`` before there are any."""
+    """Monotonic time from which the rented machines of the attempt together cost money; ``None`` before there are any.
+    A machine that was lost and replaced moves it back by its share of what is paid for it after that.
+    """
 
     def check(self) -> None:
         """Raise ``LaunchError``: ``lease_lost`` when others may take it for dead, ``cancelled`` when somebody asked

@@ -38,7 +38,14 @@ from accelbench_assets.launch.kube.lease import LeaseKeeper
 from accelbench_assets.launch.kube.look import Object
 from accelbench_assets.launch.kube.reap import UNSEEN_S, reaper_seen, remove_run
 from accelbench_assets.launch.kube.start import Start
-from accelbench_assets.launch.kube.teardown import LIMIT_S, await_gone, remove_parts, still_there, undisturbed
+from accelbench_assets.launch.kube.teardown import (
+    LEAVING_S,
+    LIMIT_S,
+    await_gone,
+    remove_parts,
+    still_there,
+    undisturbed,
+)
 from accelbench_assets.launch.manifests import SERVER, anchor_object
 from accelbench_assets.settings import Settings
 from loadgen.plan import Plan
@@ -146,7 +153,8 @@ class EksLauncher:
     @contextmanager
     def serve(self, spec: ServerSpec, deadline: Deadline, on_event: EventSink) -> Iterator[Endpoint]:
         """See ``Launcher.serve``; inside ``attempt`` only. Codes: those of ``kube.diagnose``, ``wrong_version``,
-        ``wrong_instance``, of the client and of the manifests.
+        ``wrong_instance``, of the client and of the manifests. Events say ``leaving_s``, how long leaving may take, and
+        ``leaving`` when it begins: who would end this process must not do it in the midst of that.
         """
         cluster, current = self._cluster(), self._current(spec.run_id)
         current.on_event = on_event
@@ -154,6 +162,7 @@ class EksLauncher:
         endpoint: Endpoint | None = None
         waits = True
         try:
+            on_event("phase", "asking the cluster for servers", {"leaving_s": LEAVING_S})
             start = Start(
                 cluster, self._settings, spec, current.anchor, current.keeper, deadline, on_event, follower
             )
@@ -172,8 +181,11 @@ class EksLauncher:
             def remove() -> None:
                 told[:] = _remove_served(cluster, spec.run_id, waits=waits)
 
+            def tell() -> None:
+                on_event("phase", "taking the servers away", {"leaving": True})
+
             try:
-                undisturbed(remove)
+                undisturbed(remove, meanwhile=tell)
             finally:
                 if endpoint is not None and not told:
                     endpoint.facts["torn_down_at"] = iso(utc_now())

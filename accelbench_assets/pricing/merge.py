@@ -1,6 +1,6 @@
 """Which of the known prices hold on a day: packaged, carried on from earlier days, just fetched, declared.
 
-Belongs here: the choice by recency, the blanks, what becomes of an impossible price. Pure.
+Belongs here: the choice by recency, the blanks, what becomes of an impossible or doubted price. Pure.
 Does not belong here: where points come from, the table (``snapshot``).
 
 The prices of one group (provider, region, type, tier) are one answer and hold or fall together: the answer that was
@@ -50,15 +50,20 @@ def hold_back(fetched: Iterable[Point], faults: dict[int, str], known: Iterable[
         if earlier is not None and earlier.effective_usd_per_hour is not None:
             points[place] = earlier
             continue
-        points[place] = replace(
-            point,
-            usd_per_hour=None,
-            usd_per_hour_p90=None,
-            upfront_usd=None,
-            term_hours=None,
-            missing_reason=problem,
-        )
+        points[place] = blanked(point, problem)
     return points
+
+
+def blanked(point: Point, reason: str) -> Point:
+    """*point* without its price, which *reason* has in words; who was asked and when stays."""
+    return replace(
+        point,
+        usd_per_hour=None,
+        usd_per_hour_p90=None,
+        upfront_usd=None,
+        term_hours=None,
+        missing_reason=reason,
+    )
 
 
 def settled(points: Iterable[Point]) -> list[Point]:

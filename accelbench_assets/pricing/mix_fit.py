@@ -96,7 +96,8 @@ def fit_mixes(mixes: Sequence[Mix]) -> MixFit:
     count = len(mixes)
     if count < MIN_MIXES:
         return MixFit(
-            count, missing_reason=f"{count} of the {MIN_MIXES} workloads that a fit needs were measured"
+            count,
+            missing_reason=f"{count} of the {MIN_MIXES} workloads that a fit needs were measured to their limit",
         )
     rates = np.array([(m.input_tokens, m.output_tokens, m.requests) for m in mixes], float)
     lengths = np.sqrt((rates**2).sum(axis=0))

@@ -1,12 +1,14 @@
-"""What cannot be, and what is worth a look: impossible prices, prices at odds with each other, jumps.
+"""What cannot be, and what is worth a look: impossible prices, prices at odds with each other, jumps, losses.
 
-Belongs here: the rules and their limits. Pure. Does not belong here: what follows from them (``refresh``, the asset's
-checks).
+Belongs here: the rules and their limits. Pure. Does not belong here: prices far from what the same machine costs
+elsewhere (``plausible``), whole answers (``answers``), what follows from a finding (``refresh``, the asset's checks).
 
 * An impossible price (nothing or less, or above 1,000 USD an hour) is held back: the last good one stays.
-* Prices at odds (spot far above on-demand, a commitment above on-demand) are kept, since it is not known which of the
-  two is wrong, and fail a check.
-* A price that moved by more than a fifth since the day before is kept and fails a check of its own.
+* A commitment a little above the on-demand price is kept, since it is not known which of the two is wrong, and fails a
+  check.
+* A price that moved by more than a fifth since the day before is kept and fails a check of its own, whoever moved it:
+  an answer, or a new packaged file.
+* A price of the day before that is none today fails a check of its own.
 """
 
 from __future__ import annotations
@@ -14,10 +16,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
-from accelbench_assets.pricing.points import ON_DEMAND, RESERVED, SAVINGS, SPOT, Point
+from accelbench_assets.pricing.points import (
+    CAPACITY_BLOCK,
+    DECLARED,
+    ON_DEMAND,
+    RESERVED,
+    SAVINGS,
+    SPOT,
+    Group,
+    Point,
+)
 
 MOST_USD_PER_HOUR = Decimal(1000)
-SPOT_FACTOR = Decimal("1.5")
 JUMP = Decimal("0.2")
 
 
@@ -35,7 +45,7 @@ def impossible(points: Sequence[Point]) -> dict[int, str]:
 
 
 def at_odds(points: Iterable[Point]) -> list[str]:
-    """Prices that contradict the on-demand price of the same type and region, one sentence each."""
+    """Commitments above the on-demand price of the same type and region, one sentence each."""
     priced = [(p, p.effective_usd_per_hour) for p in points]
     on_demand = {
         (p.provider, p.region, p.instance_type): price
@@ -47,22 +57,50 @@ def at_odds(points: Iterable[Point]) -> list[str]:
         base = on_demand.get((point.provider, point.region, point.instance_type))
         if price is None or base is None:
             continue
-        limit = {SPOT: base * SPOT_FACTOR, **dict.fromkeys((*RESERVED, *SAVINGS), base)}.get(point.tier)
-        if limit is not None and price > limit:
+        if point.tier in (*RESERVED, *SAVINGS) and price > base:
             found.append(f"{label(point)}: {price.normalize():f} against {base.normalize():f} on demand")
     return found
 
 
 def jumps(before: Iterable[Point], after: Iterable[Point]) -> list[str]:
-    """Prices of *after* that differ by more than 20 % from the same one of *before*, one sentence each."""
+    """Prices of *after* that differ by more than 20 % from the same one of *before*, one sentence each.
+
+    Declared prices are the user's own affair.
+    """
     earlier = {point.key: point.effective_usd_per_hour for point in before}
     found = []
     for point in after:
         old, new = earlier.get(point.key), point.effective_usd_per_hour
-        if old and new is not None and abs(new / old - 1) > JUMP:
+        if point.tier != DECLARED and old and new is not None and abs(new / old - 1) > JUMP:
             change = (new / old - 1) * 100
             found.append(f"{label(point)}: {old.normalize():f} to {new.normalize():f} ({change:+.0f} %)")
     return found
+
+
+def vanished(before: Iterable[Point], after: Sequence[Point]) -> list[str]:
+    """Prices of *before* that *after* has no more, one sentence each, with the reason that stands there.
+
+    Zones come and go with capacity, so spot and capacity blocks count by type and region; declared prices not at all.
+    """
+    now = {point.key: point for point in after}
+    priced = {point.group for point in after if point.effective_usd_per_hour is not None}
+    reasons = {p.group: p.missing_reason for p in after if p.missing_reason is not None}
+    found: dict[str, str] = {}
+    gone: set[Group] = set()
+    for point in before:
+        old, still = point.effective_usd_per_hour, now.get(point.key)
+        if old is None or point.tier == DECLARED:
+            continue
+        if still is not None and still.effective_usd_per_hour is not None:
+            continue
+        if point.tier in (SPOT, CAPACITY_BLOCK) and (point.group in priced or point.group in gone):
+            continue
+        gone.add(point.group)
+        reason = (still.missing_reason if still else None) or reasons.get(
+            point.group, "no longer in the answer"
+        )
+        found[label(point)] = f"{label(point)}: {old.normalize():f} before, none now: {reason}"
+    return list(found.values())
 
 
 def label(point: Point) -> str:

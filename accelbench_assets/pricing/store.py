@@ -8,14 +8,15 @@ each refresh writes one; the greatest ``snapshot_id`` is the last word.
 
 from __future__ import annotations
 
-from datetime import date
+from collections.abc import Collection
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 from accelbench_assets.lake.io import in_parallel
 from accelbench_assets.lake.storage import MissingKeyError
 from accelbench_assets.lake.tables import SCHEMAS
 from accelbench_assets.pricing.merge import newest
-from accelbench_assets.pricing.points import FIELDS, Point
+from accelbench_assets.pricing.points import FIELDS, LONG_AGO, UNSTATED_REGION, Group, Point
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,6 +69,44 @@ def known_on(storage: Storage, until: date) -> list[Point]:
     moments = pc.unique(tables[-1].column("fetched_at"))
     others = [t.filter(pc.invert(pc.is_in(t.column("fetched_at"), moments))) for t in tables[:-1]]
     return newest(*(points(table) for table in [*others, tables[-1]]))
+
+
+def rows_of(
+    storage: Storage, until: date, *, region: str, tiers: Collection[str]
+) -> tuple[str, list[dict[str, Any]]] | None:
+    """The last snapshot's id up to *until*, and the rows with their ids that held then of *tiers* in *region*, blanks
+    and declared prices of no region among them; ``None`` if there is no snapshot.
+
+    As the mart ``latest_prices`` has it: the prices of a provider, region, type and tier are one answer, and the one
+    given last that day counts, whole.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    tables = snapshots(storage, until)
+    if not tables:
+        return None
+    moments = pc.unique(tables[-1].column("fetched_at"))
+    groups: dict[Group, tuple[tuple[datetime, int], list[dict[str, Any]]]] = {}
+    for place, table in enumerate(tables):
+        wanted = pc.and_(
+            pc.is_in(table.column("tier"), value_set=pa.array(sorted(tiers), pa.string())),
+            pc.is_in(table.column("region"), value_set=pa.array([region, UNSTATED_REGION])),
+        )
+        if place < len(tables) - 1:  # of earlier ones only what the last word has never heard of
+            asked = table.column("fetched_at")
+            heard = pc.or_(pc.is_in(asked, value_set=moments), pc.is_null(asked))
+            wanted = pc.and_(wanted, pc.invert(heard))
+        answers: dict[Group, list[dict[str, Any]]] = {}
+        for row in table.filter(wanted).to_pylist():
+            group = Group(row["provider"], row["region"], row["instance_type"], row["tier"])
+            answers.setdefault(group, []).append(row)
+        for group, rows in answers.items():
+            at = max((row["fetched_at"] or LONG_AGO for row in rows), default=LONG_AGO), place
+            if group not in groups or at >= groups[group][0]:
+                groups[group] = at, rows
+    snapshot_id = str(tables[-1].column("snapshot_id")[0])
+    return snapshot_id, [row for _, rows in groups.values() for row in rows]
 
 
 def points(table: pa.Table) -> list[Point]:

@@ -106,14 +106,16 @@ def parse_slo(text: str) -> tuple[float | None, float | None]:
 
 
 def find_model(wanted: str) -> ModelRow | None:
-    """The catalog's model by slug or model id, whatever the case; a slug without its ``-instruct`` or ``-it`` too."""
+    """The catalog's model by slug or whole model id, whatever the case; or by a slug without its ``-instruct`` or
+    ``-it``, where only one model is called so. An id is never taken for another organisation's, nor for another model
+    of the same one: a base model or somebody's copy may have other weights.
+    """
     name = wanted.strip().lower()
     models = load_models()
     by_id = {row.model_id.lower(): row for row in models.values()}
     if found := models.get(name) or by_id.get(name):
         return found
-    short = name.rpartition("/")[2]
-    begins = [row for slug, row in models.items() if slug in (short, f"{short}-instruct", f"{short}-it")]
+    begins = [row for slug, row in models.items() if slug in (f"{name}-instruct", f"{name}-it")]
     return begins[0] if len(begins) == 1 else None
 
 

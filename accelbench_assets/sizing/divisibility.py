@@ -18,6 +18,8 @@ from partitions.rows import InstanceRow, ModelRow
 GROUP = 128
 """Columns that share a scale in AWQ, GPTQ (g128) and block FP8: a rank must hold whole groups."""
 GROUPED = ("int4", "fp8_block")
+FOREIGN = ("nf4", "nf4_double", "q4_0", "q4_1", "q8_0", "q6_k", "q4_k")
+"""Schemes of bitsandbytes and GGUF."""
 _BOUNDLESS_MIB = 2**40
 
 
@@ -46,7 +48,12 @@ def warnings(model: ModelRow, instance: InstanceRow, weights: Weights, tp: int) 
     """What does not forbid a choice and should be known, each as one sentence."""
     chip, found = instance.accelerator, []
     if chip.kind == "neuron":
-        if model.attention_heads % tp or (model.kv_heads % tp and tp % model.kv_heads):
+        if model.kv_heads % tp and tp % model.kv_heads:
+            found.append(
+                f"{model.kv_heads} KV heads and {tp} ranks do not divide: the Neuron library keeps "
+                f"{tp * model.kv_heads_per_rank(tp)}, one for each attention head, and pads them."
+            )
+        elif model.attention_heads % tp:
             found.append(f"Heads do not divide by {tp} ranks: the Neuron library pads them.")
         if weights.how != "checkpoint" or weights.bits < 16:
             found.append(f"Whether Neuron's engine serves {weights.precision} weights was not verified.")
@@ -55,6 +62,10 @@ def warnings(model: ModelRow, instance: InstanceRow, weights: Weights, tp: int) 
         found.append(f"{tp} ranks talk over PCIe: all-reduces add to every step.")
     if chip.kind == "gpu" and weights.precision in ("fp8", "fp8_block") and chip.fp8_tflops is None:
         found.append("No FP8 units here: weights are widened to 16 bits before they are multiplied.")
+    if chip.kind == "gpu" and weights.precision in FOREIGN:
+        found.append(
+            f"vLLM has had no method of its own for {weights.precision} weights since 0.32 at the latest."
+        )
     if weights.how == "another checkpoint":
         found.append(
             f"Needs a {weights.precision} checkpoint of this model; its bytes are computed, not read."

@@ -13,15 +13,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from accelbench_assets.sizing.bounds import ceiling_output_tok_s
 from accelbench_assets.sizing.priors import WIDEST, Priors
-from accelbench_assets.sizing.roofline import (
-    Efficiency,
-    Replica,
-    ceiling_output_tok_s,
-    mixed_prefill_s,
-    prefill_s,
-    step_s,
-)
+from accelbench_assets.sizing.roofline import Efficiency, Replica, mixed_prefill_s, prefill_s, step_s
 
 MOST_WAIT = 0.95  # beyond this busy share of prefills the queue formula says nothing
 

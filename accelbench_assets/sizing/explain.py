@@ -16,6 +16,7 @@ from accelbench_assets.sizing.money import Cost
 from accelbench_assets.sizing.priors import Range
 from accelbench_assets.sizing.recommend import Ranked
 from accelbench_assets.sizing.roofline import multiplies_fp8, prefill_flop
+from accelbench_assets.sizing.weights import CHECKPOINT
 from partitions.rows import GIB, AcceleratorRow
 
 
@@ -42,6 +43,11 @@ def _weights(ask: Ask, way: Way) -> list[str]:
         f"model: {model.slug}, {model.parameters:,} parameters, {weights.precision} ({weights.how}): "
         f"{weights.total_bytes:,} B = {_gib(weights.total_bytes)}"
     ]
+    if model.speculative_bytes and weights.how == CHECKPOINT:
+        found.append(
+            f"not loaded: {model.speculative_bytes:,} B of layers that predict further tokens; no speculative decoding "
+            "is assumed"
+        )
     if weights.experts:
         found.append(
             f"experts: all {weights.experts} are resident; a token uses {weights.experts_per_token}, "
@@ -150,7 +156,7 @@ def _money(option: Option, cost: Cost, ask: Ask) -> list[str]:
         return [*found, f"cost: none, for there is no price: {cost.missing_reason}"]
     return [
         *found,
-        f"cost: USD {cost.usd_per_hour:.4f} an hour (on demand, {cost.price_as_of}); "
+        f"cost: USD {cost.usd_per_hour:.4f} an hour ({cost.price_terms}; {cost.price_as_of}); "
         f"USD {figure(cost.usd_per_request or 0)} a request, {figure(cost.usd_per_1m_output or 0)} per 10^6 output "
         f"tokens (the whole hour), {HOURS_PER_MONTH} h x {cost.instances} = {cost.usd_per_month:,.0f} a month",
     ]

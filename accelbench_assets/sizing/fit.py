@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from accelbench_assets.errors import LaunchError, UsageError
-from accelbench_assets.sizing import kv, neuron
+from accelbench_assets.sizing import kv, loading, neuron
 from accelbench_assets.sizing.ask import ANY, AUTO, Ask
 from accelbench_assets.sizing.calibrate import NOTHING_MEASURED, Calibration
 from accelbench_assets.sizing.divisibility import tensor_parallel, undividable, warnings
@@ -99,14 +99,14 @@ class Sizer:
     _ways: dict[tuple[str, str, int], Way | Misfit] = field(default_factory=dict)
 
     def precisions(self, chip: AcceleratorRow) -> tuple[str, ...]:
-        """Precisions to try on *chip*, in order: the checkpoint's, then lower ones (FP8 only with FP8 units)."""
+        """Precisions to try on *chip*, in order: the checkpoint's, then lower ones."""
         own, wanted = native(self.ask.model), self.ask.quantization
         if wanted not in (AUTO, ANY):
             return (weights_of(self.ask.model, wanted).precision,)
         if chip.kind == "neuron":
             return (own,)
-        lower = [name for name in LOWER if BITS[name] < BITS[own]]
-        return (own, *(name for name in lower if name != "fp8" or chip.fp8_tflops is not None))
+        # Whole bits: scales apart, fp8 is no lower than a checkpoint of block fp8, nor int4 than mxfp4.
+        return (own, *(name for name in LOWER if round(BITS[name]) < round(BITS[own])))
 
     def on(self, instance: InstanceRow) -> Tried:
         """The best option on *instance*."""
@@ -141,6 +141,9 @@ class Sizer:
             if reason:
                 yield Misfit("not_served", reason, 1, precision)
                 return
+        elif reason := loading.not_multiplied(weights.precision, chip):
+            yield Misfit("not_served", reason, 1, precision)
+            return
         for tp in tensor_parallel(instance):
             if reason := undividable(self.ask.model, instance, weights, tp, self.ask.context):
                 yield Misfit("undividable", f"tp {tp}: {reason}", tp, precision)

@@ -4,7 +4,9 @@ Belongs here: what each kind of attention keeps, how vLLM groups layers of diffe
 Does not belong here: how much memory is left for it (``engine_memory``).
 
 MHA, GQA and MQA keep K and V of every KV head; with more ranks than KV heads every rank keeps one, so the sum grows.
-MLA keeps one latent vector, whole on every rank. Layers with a sliding window keep the window and what is in flight.
+Where ranks and KV heads do not divide, Neuron's library keeps one for every attention head and pads those
+(``ModelRow.kv_heads_per_rank``; NxD Inference, ``modules/attention/gqa.py``). MLA keeps one latent vector, whole on
+every rank. Layers with a sliding window keep the window and what is in flight.
 The grouping follows vLLM 0.32's source (``v1/core/kv_cache_utils.py``): groups of equally many layers share one pool
 of blocks, and a block holds one group's layers.
 """
@@ -44,14 +46,14 @@ def layer_bytes_per_rank(model: ModelRow, tp: int = 1, kv_dtype: str = "auto") -
     """Bytes that one token costs in one layer on one of *tp* ranks."""
     if model.attention_kind == "mla":
         return model.head_dim * value_bytes(kv_dtype)
-    return 2 * max(1, model.kv_heads // tp) * model.head_dim * value_bytes(kv_dtype)
+    return 2 * model.kv_heads_per_rank(tp) * model.head_dim * value_bytes(kv_dtype)
 
 
 def copies(model: ModelRow, tp: int) -> float:
-    """How many times the KV cache of a token exists over *tp* ranks: ``tp`` for MLA, ``tp / H_kv`` beyond one head."""
-    if model.attention_kind == "mla":
-        return float(tp)
-    return max(1.0, tp / model.kv_heads)
+    """How many times the KV cache of a token exists over *tp* ranks, at least 1: ``tp`` for MLA, ``tp / H_kv`` beyond
+    one head, more where heads are padded.
+    """
+    return model.kv_heads_per_rank(tp) * tp / model.kv_heads
 
 
 def full_layers(model: ModelRow) -> int:

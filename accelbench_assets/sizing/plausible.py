@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from accelbench_assets.sizing.roofline import Replica, ceiling_output_tok_s, prefill_s, step_s
+from accelbench_assets.sizing.bounds import ceiling_output_tok_s, least_prefill_s, least_step_s
+from accelbench_assets.sizing.roofline import Replica
 
 SLACK = 1.02
 """A figure may exceed a ceiling by rounding."""
@@ -22,7 +23,8 @@ class Figure:
     """One record: milliseconds, tokens, tokens per second over all replicas; ``None`` = not stated.
 
     ``batch`` is the concurrency of one replica, or the most it can be. ``configuration`` is equal for records of the
-    same system under the same load.
+    same system under the same load. *speculative*: a step may have yielded several tokens, so the decode has no bound
+    here.
     """
 
     configuration: Hashable
@@ -34,6 +36,7 @@ class Figure:
     tpot_ms: float | None = None
     replicas: int | None = None
     replicas_ready: int | None = None
+    speculative: bool = False
 
 
 def faults(figure: Figure, one: Replica | None) -> list[str]:
@@ -48,19 +51,20 @@ def faults(figure: Figure, one: Replica | None) -> list[str]:
         found.append(f"the load began with {figure.replicas_ready} of {figure.replicas} replicas ready")
     if one is None:
         return found
-    if figure.output_tok_s is not None:
+    if figure.output_tok_s is not None and not figure.speculative:
         ceiling = (figure.replicas or 1) * ceiling_output_tok_s(one, figure.batch, figure.isl, figure.osl)
         if figure.output_tok_s > SLACK * ceiling:
             found.append(
                 f"{figure.output_tok_s:,.0f} output tokens/s are above the roofline's {ceiling:,.0f}"
             )
-    if figure.tpot_ms is not None and figure.tpot_ms * SLACK < (
-        least := 1e3 * step_s(one, 1, figure.isl or 1.0)
-    ):
-        found.append(f"{figure.tpot_ms:.2f} ms an output token are below the floor of {least:.2f}")
-    alone = prefill_s(one, figure.isl) if figure.isl and figure.ttft_ms is not None else None
-    if alone is not None and figure.ttft_ms is not None and figure.ttft_ms * SLACK < 1e3 * alone:
-        found.append(f"TTFT {figure.ttft_ms:.1f} ms is below the prefill floor of {1e3 * alone:.1f}")
+    if figure.tpot_ms is not None and not figure.speculative:
+        least = 1e3 * least_step_s(one, 1, figure.isl or 1.0)
+        if figure.tpot_ms * SLACK < least:
+            found.append(f"{figure.tpot_ms:.2f} ms an output token are below the floor of {least:.2f}")
+    if figure.ttft_ms is not None and figure.isl:
+        alone = 1e3 * least_prefill_s(one, figure.isl)
+        if figure.ttft_ms * SLACK < alone:
+            found.append(f"TTFT {figure.ttft_ms:.1f} ms is below the prefill floor of {alone:.1f}")
     return found
 
 

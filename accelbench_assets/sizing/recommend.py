@@ -17,7 +17,7 @@ from accelbench_assets.sizing.ask import Ask, find_instances
 from accelbench_assets.sizing.calibrate import NOTHING_MEASURED, Calibration
 from accelbench_assets.sizing.fit import Misfit, Option, Sizer, Tried
 from accelbench_assets.sizing.money import Cost, Prices, cost_of, order_of, over_budget
-from accelbench_assets.sizing.remedies import Remedy, after_budget, after_misfit
+from accelbench_assets.sizing.remedies import Adviser, Remedy
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +75,14 @@ def recommend(ask: Ask, prices: Prices, calibration: Calibration = NOTHING_MEASU
     whole = ask.instances == find_instances(None)
     needed = reasons or any(one.option is None for one in tried)
     elsewhere = tried if whole or not needed else tuple(sizer.on(row) for row in find_instances(None))
-    others = ranked(elsewhere, ask, prices)
+    adviser = Adviser(sizer, ranked(elsewhere, ask, prices), prices)
     left_out = []
     for one in tried:
         name = one.instance.instance_type
         if one.option is None:
             misfit: Misfit = one.reason
-            left_out.append(LeftOut(name, misfit.code, misfit.text, after_misfit(sizer, one, others)))
+            left_out.append(LeftOut(name, misfit.code, misfit.text, adviser.after_misfit(one)))
         elif name in reasons:
             code, text = reasons[name]
-            left_out.append(LeftOut(name, code, text, after_budget(ask, one.option, others, prices)))
+            left_out.append(LeftOut(name, code, text, adviser.after_budget(one.option)))
     return Recommendation(ask, tuple(placed), tuple(left_out), tried)

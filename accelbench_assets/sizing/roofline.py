@@ -1,7 +1,8 @@
-"""Time of a prefill and of a decode step from FLOPS, bytes and links; floors and ceilings with nothing lost.
+"""Time of a prefill and of a decode step from FLOPS, bytes and links.
 
 Belongs here: the formulas, for any efficiency. Does not belong here: which efficiency (``priors``), intervals
-(``estimate``), what fits (``fit``). Seconds, bytes, FLOP per second throughout; pure.
+(``estimate``), what no engine can beat (``bounds``), what fits (``fit``). Seconds, bytes, FLOP per second throughout;
+pure.
 
 A prefill does ``2 P N + 2 L H d N^2`` FLOP (causal half taken; windows cap the square), a decode step of B sequences
 reads the weights it draws and ``B`` caches. Either is bound by compute or by reading. Tensor parallelism adds two
@@ -21,6 +22,10 @@ ACTIVATION_BYTES = 2
 MLA_PREFILL_HEAD = 160
 """Mean of MLA's query-key width (192) and value width (128): its prefill multiplies these, not the cached latent."""
 
+NARROW_TIMES = ((4, 6.0), (8, 2.0))
+"""How many times the 16-bit rate any NVIDIA chip of the catalog multiplies operands of 4 bits (FP4 of B300) and of 8
+(INT8, FP8), at most: dense peaks of the data sheets."""
+
 
 @dataclass(frozen=True, slots=True)
 class Efficiency:
@@ -37,13 +42,16 @@ IDEAL = Efficiency()
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One model on *tp* ranks of an accelerator. ``flops`` null = the chip's rate is not published."""
+    """One model on *tp* ranks of an accelerator. ``flops`` null = the chip's rate is not published; ``most_flops`` is
+    the rate of products on operands as narrow as the weights, should an engine narrow its activations too.
+    """
 
     model: ModelRow
     weights: Weights
     tp: int
     kv_dtype: str
     flops: float | None
+    most_flops: float | None
     bandwidth: float
     link: float | None
     hop_s: float | None
@@ -65,14 +73,17 @@ def replica(
     if chip.memory_bandwidth_gb_s is None:
         return None
     tflops = chip.fp8_tflops if multiplies_fp8(weights, chip) else chip.bf16_tflops
+    fastest = most_tflops(weights, chip)
+    share = tp / chip.tp_ranks
     pcie = chip.interconnect.lower().startswith("pcie")
     return Replica(
         model=model,
         weights=weights,
         tp=tp,
         kv_dtype=kv_dtype,
-        flops=None if tflops is None else tflops * 1e12 * tp / chip.tp_ranks,
-        bandwidth=chip.memory_bandwidth_gb_s * 1e9 * tp / chip.tp_ranks,
+        flops=None if tflops is None else tflops * 1e12 * share,
+        most_flops=None if fastest is None else fastest * 1e12 * share,
+        bandwidth=chip.memory_bandwidth_gb_s * 1e9 * share,
         link=None if chip.link_gb_s is None else chip.link_gb_s * 1e9,
         hop_s=None if chip.kind != "gpu" else LATENCY_HOP_S["pcie" if pcie else "nvlink"],
     )
@@ -81,6 +92,14 @@ def replica(
 def multiplies_fp8(weights: Weights, chip: AcceleratorRow) -> bool:
     """Whether products run in FP8 here."""
     return weights.precision in ("fp8", "fp8_block") and chip.fp8_tflops is not None and chip.kind == "gpu"
+
+
+def most_tflops(weights: Weights, chip: AcceleratorRow) -> float | None:
+    """The highest rate of products on operands of the weights' bits; None where the 16-bit one is not published."""
+    if chip.bf16_tflops is None:
+        return None
+    times = next((times for bits, times in NARROW_TIMES if weights.bits < bits + 1), 1.0)
+    return max(times * chip.bf16_tflops, chip.fp8_tflops or 0.0 if times > 1 else 0.0)
 
 
 def prefill_flop(model: ModelRow, weights: Weights, tokens: float) -> float:
@@ -128,23 +147,6 @@ def mixed_prefill_s(one: Replica, tokens: float, at: Efficiency = IDEAL) -> floa
         return None
     compute = prefill_flop(one.model, one.weights, tokens) / (one.flops * at.mfu)
     return compute + (links_s(one, tokens) if at.links else 0.0)
-
-
-def ceiling_output_tok_s(one: Replica, batch: float, isl: float | None, osl: float | None) -> float:
-    """Output tokens per second that no engine can exceed at *batch*: nothing lost, no links, no host.
-
-    With both lengths known a request needs its prompt's products, its tokens' products and its share of every read;
-    products and reads overlap at best, so the longer of the two counts. Without lengths only the decode is bounded.
-    """
-    context = (isl or 0.0) + (osl or 0.0) / 2
-    read = one.weights.read_bytes(batch) + batch * kv.bytes_read(one.model, context, one.tp, one.kv_dtype)
-    found = batch * one.bandwidth / read
-    if one.flops is None:
-        return found
-    flop = 2 * one.weights.read_parameters
-    if isl and osl:
-        flop += prefill_flop(one.model, one.weights, isl) / osl
-    return min(found, one.flops / flop)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,14 @@
 """Bytes of weights: as the checkpoint has them, or under another precision; resident, per rank, and read in a step.
 
-Belongs here: bits per weight of each scheme, which parameters a scheme leaves at 16 bits, the split into a dense
-part and experts. Does not belong here: KV cache (``kv``), what else a rank holds (``engine_memory``).
+Belongs here: the split into a dense part and experts, what a step reads, what a rank holds. Does not belong here: bits
+and bytes of each scheme (``partitions.weights``, which the cell grid uses too), KV cache (``kv``), what else a rank
+holds (``engine_memory``).
 
 The best source is the checkpoint's own bytes (tensor headers or the index's ``total_size``, which the model's row
 holds); the formula serves precisions that no checkpoint was read for. Embedding and output head stay at 16 bits in
-AWQ, GPTQ, FP8 and INT8 checkpoints. All experts of a mixture are resident; only those drawn are read.
+AWQ, GPTQ, FP8 and INT8 checkpoints. All experts of a mixture are resident; only those drawn are read. Image towers are
+resident and not read by a decode. Layers that predict further tokens are neither: vLLM skips them unless it decodes
+speculatively (0.32, ``deepseek_v2.py``).
 """
 
 from __future__ import annotations
@@ -13,44 +16,45 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from accelbench_assets.errors import UsageError
+from accelbench_assets.sizing import kv
+from partitions import weights as counts
+from partitions.deployment import CellError
 from partitions.rows import ModelRow
+from partitions.weights import ALIASES, BITS, WIDE_BITS, quantised_bytes, table_parameters, tables
+
+__all__ = [
+    "ALIASES",
+    "AT_LOAD",
+    "BITS",
+    "CHECKPOINT",
+    "LOWER",
+    "OTHER_CHECKPOINT",
+    "Weights",
+    "bytes_per_rank",
+    "expert_parameters",
+    "native",
+    "quantised_bytes",
+    "scheme",
+    "table_parameters",
+    "tables",
+    "weights_of",
+]
 
 CHECKPOINT, AT_LOAD, OTHER_CHECKPOINT = "checkpoint", "at load", "another checkpoint"
-WIDE_BITS = 16.0
-
-BITS = {
-    "fp32": 32.0,
-    "bf16": 16.0,
-    "fp16": 16.0,
-    "fp8": 8.0,  # a scale per tensor or channel is negligible
-    "fp8_block": 8 + 32 / (128 * 128),
-    "int8": 8.0,
-    "int4": 4 + 16 / 128 + 4 / 128,  # AWQ and GPTQ, groups of 128: a 16-bit scale and a 4-bit zero each
-    "int4_g32": 4 + 16 / 32 + 4 / 32,
-    "nf4": 4 + 32 / 64,
-    "nf4_double": 4 + 8 / 64 + 32 / (64 * 256),
-    "mxfp4": 4 + 8 / 32,
-    "nvfp4": 4 + 8 / 16,
-    "q4_0": 18 * 8 / 32,
-    "q4_1": 20 * 8 / 32,
-    "q8_0": 34 * 8 / 32,
-    "q6_k": 210 * 8 / 256,
-    "q4_k": 144 * 8 / 256,
-}
-"""Bits per weight with scales and zeros."""
-
-ALIASES = {"awq": "int4", "gptq": "int4", "awq_marlin": "int4", "gptq_marlin": "int4", "none": "bf16"}
-LOWER = ("fp8", "int8", "int4")
-"""What is tried below the checkpoint's precision, in this order."""
+LOWER = ("fp8", "int4")
+"""What is tried below the checkpoint's precision, in this order. INT8 is as wide as FP8, no faster, and needs a
+checkpoint of its own, so it is only taken where it is asked for."""
+MADE_AT_LOAD = ("fp8",)
+"""What vLLM makes of every layer of a 16-bit checkpoint while loading, on every GPU of the catalog (``loading``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
     """Weights of one replica under one precision, in bytes over all ranks and parameters.
 
-    ``dense_bytes`` hold everything but experts; ``expert_bytes`` are of one expert index over all layers;
-    ``table_bytes`` the input table, of which a step looks up single rows (0 if it is the output head too).
-    ``read_parameters`` are those a token multiplies with, so without the input table.
+    ``total_bytes`` are resident. ``dense_bytes`` hold everything but experts and towers; ``expert_bytes`` are of one
+    expert index over all layers; ``table_bytes`` the input table, of which a step looks up single rows (0 if it is the
+    output head too). ``read_parameters`` are those a token multiplies with: without input table and towers.
     """
 
     precision: str
@@ -78,37 +82,18 @@ class Weights:
 
 def scheme(name: str) -> str:
     """The name of ``BITS`` that *name* stands for. Raises ``UsageError`` naming the known ones."""
-    found = ALIASES.get(name, name)
-    if found not in BITS:
-        raise UsageError(f"{name!r} is not a known precision; known are {', '.join((*BITS, *ALIASES))}.")
-    return found
+    try:
+        return counts.scheme(name)
+    except CellError as error:
+        raise UsageError(str(error).partition(": ")[2]) from None
 
 
 def native(model: ModelRow) -> str:
-    """The scheme of the model's own checkpoint: ``bf16``, or what it is quantised to."""
-    if model.quantization == "none":
-        return scheme(model.dtype)
-    # The FP8 checkpoints of mixtures are scaled by blocks of 128 x 128 (DeepSeek's format).
-    return "fp8_block" if model.quantization == "fp8" and model.experts else scheme(model.quantization)
-
-
-def tables(model: ModelRow) -> int:
-    """Matrices of vocabulary x width: 2, or 1 where the output head is the input table.
-
-    Read off the parameter count: what the layers leave over is either one such matrix or two. MLA's shapes are not in
-    the row; its models do not tie.
-    """
-    if model.attention_kind == "mla":
-        return 2
-    heads = 2 * model.hidden_size * model.head_dim * (model.attention_heads + model.kv_heads)
-    width = 3 * model.hidden_size * model.intermediate_size * (model.experts or 1)
-    left = model.parameters - model.layers * (heads + width)
-    return 2 if left > 1.5 * table_parameters(model) else 1
-
-
-def table_parameters(model: ModelRow) -> int:
-    """Parameters of one matrix of vocabulary x width."""
-    return model.vocab_size * model.hidden_size
+    """The scheme of the model's own checkpoint: ``bf16``, or what it is quantised to. Raises ``UsageError``."""
+    try:
+        return counts.native(model)
+    except CellError as error:
+        raise UsageError(str(error).partition(": ")[2]) from None
 
 
 def expert_parameters(model: ModelRow) -> float:
@@ -123,16 +108,10 @@ def expert_parameters(model: ModelRow) -> float:
     return min(counted, 3.0 * model.hidden_size * model.intermediate_size * model.layers)
 
 
-def quantised_bytes(model: ModelRow, name: str) -> int:
-    """Bytes of *model* with its linear layers in scheme *name*, input table and output head at 16 bits."""
-    wide = tables(model) * table_parameters(model)
-    return round(wide * WIDE_BITS / 8 + (model.parameters - wide) * BITS[scheme(name)] / 8)
-
-
 def weights_of(model: ModelRow, precision: str | None = None) -> Weights:
     """The weights of *model* as its checkpoint has them, or in *precision*.
 
-    FP8 and INT8 of a 16-bit checkpoint are made while loading; 4-bit schemes need a checkpoint of their own, whose
+    FP8 of a 16-bit checkpoint is made while loading; INT8 and 4-bit schemes need a checkpoint of their own, whose
     bytes are then computed. Raises ``UsageError`` for an unknown precision, or one above a quantised checkpoint's.
     """
     own = native(model)
@@ -140,24 +119,24 @@ def weights_of(model: ModelRow, precision: str | None = None) -> Weights:
     if name == "fp8" and own == "fp8_block":
         name = own
     if name == own or (BITS[name] == WIDE_BITS and BITS[own] == WIDE_BITS):
-        name, how, total = own, CHECKPOINT, model.weight_bytes
+        name, how, total = own, CHECKPOINT, model.resident_bytes
     elif BITS[name] >= BITS[own]:
         raise UsageError(f"{model.slug} is a {own} checkpoint; {name} would not make it smaller.")
     else:
         total = quantised_bytes(model, name)
-        how = AT_LOAD if name in ("fp8", "int8") and BITS[own] == WIDE_BITS else OTHER_CHECKPOINT
+        how = AT_LOAD if name in MADE_AT_LOAD and BITS[own] == WIDE_BITS else OTHER_CHECKPOINT
     each = expert_parameters(model)
     experts = (model.experts or 0) if each else 0
     expert_bytes = each * BITS[name] / 8
     untied = tables(model) == 2
     looked_up = table_parameters(model) if untied else 0
-    dense = model.parameters - experts * each
+    dense = model.parameters - experts * each - model.tower_parameters
     return Weights(
         precision=name,
         how=how,
         bits=BITS[name],
         total_bytes=total,
-        dense_bytes=total - experts * expert_bytes,
+        dense_bytes=total - experts * expert_bytes - model.tower_parameters * BITS[name] / 8,
         expert_bytes=expert_bytes,
         experts=experts,
         experts_per_token=(model.experts_per_token or 0) if experts else 0,
@@ -169,7 +148,7 @@ def weights_of(model: ModelRow, precision: str | None = None) -> Weights:
 def bytes_per_rank(model: ModelRow, weights: Weights, tp: int) -> int:
     """Bytes of weights on one of *tp* ranks: its share, and what every rank holds whole.
 
-    Whole are norms and routers, and the K and V projections beyond one KV head a rank. What MLA replicates of its
+    Whole are norms and routers, and the K and V projections as often as a KV head is kept. What MLA replicates of its
     down-projections is not in the model's row and is left out (about 1 GB a rank of DeepSeek-R1).
     """
     if tp == 1:
@@ -178,8 +157,8 @@ def bytes_per_rank(model: ModelRow, weights: Weights, tp: int) -> int:
         model.experts or 0
     )
     doubled = 0.0
-    if model.attention_kind != "mla" and tp > model.kv_heads:
+    if model.attention_kind != "mla":
         projections = 2 * model.layers * model.hidden_size * model.kv_heads * model.head_dim
-        doubled = projections * (tp / model.kv_heads - 1) * weights.bits / 8
+        doubled = projections * (kv.copies(model, tp) - 1) * weights.bits / 8
     replicated = whole * WIDE_BITS / 8
     return round((weights.total_bytes - replicated + doubled) / tp + replicated)

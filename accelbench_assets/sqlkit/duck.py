@@ -39,13 +39,17 @@ Limits = Mapping[str, str | int]
 
 _EMPTY = "empty_tables"
 _NEWEST = {
-    "instance_types": ("instance_type", "as_of desc nulls last"),
+    "instance_types": (
+        "instance_type",
+        "as_of desc nulls last, asked_at desc nulls last, regions desc nulls last",
+    ),
     "models": ("model_id, revision", "fetched_at desc nulls last"),
     # Rows of one id are alike. The other columns let a filter on them reach the files.
     "price_points": (
         "price_point_id, snapshot_id, provider, region, instance_type, tier, payment_option",
         "fetched_at desc nulls last",
     ),
+    "cell_estimates": ("cell_id", "as_of desc nulls last, inputs_sha256"),
     "supersessions": ('run_id, superseded_by, "at"', "author desc nulls last"),
     "annotations": ('run_id, text, "at"', "author desc nulls last"),
 }

@@ -43,9 +43,14 @@ APPENDED = {
     "annotations": ("run_id", "at"),
 }
 """Append-only tables by key."""
-REPLACED = ("instance_types", "models", "benchmark_results", "mix_regression", "coverage")
+REPLACED = ("instance_types", "models", "benchmark_results", "mix_regression", "cell_estimates", "coverage")
 """Facts, replaced whole, and marts, replaced for the runs, deployments or cells of this lake."""
-OWN_ROWS = {"benchmark_results": "run_id", "mix_regression": "deployment", "coverage": "cell_id"}
+OWN_ROWS = {
+    "benchmark_results": "run_id",
+    "mix_regression": "deployment",
+    "cell_estimates": "cell_id",
+    "coverage": "cell_id",
+}
 """Several lakes may share a catalog: of these tables each replaces the rows of its own."""
 JOINED = ("benchmark_results", "latest_prices", "mix_regression", "instance_types")
 """What ``cost_per_token`` joins: counted after each change, for a plan that is right at once."""
@@ -102,7 +107,7 @@ def _send(connection: Any, lake: Lake) -> PublishReport:
     mine = sorted(set(rows["runs"].column("run_id").to_pylist()))
     new_runs = sorted(set(mine) - there)
     own = {
-        column: mine if column == "run_id" else sorted(set(rows[table].column(column).to_pylist()))
+        table: mine if column == "run_id" else sorted(set(rows[table].column(column).to_pylist()))
         for table, column in OWN_ROWS.items()
     }
     sent: dict[str, pa.Table] = {}
@@ -114,8 +119,8 @@ def _send(connection: Any, lake: Lake) -> PublishReport:
     for table in REPLACED:
         sent[table] = rows[table]
         if column := OWN_ROWS.get(table):
-            connection.execute(f"delete from {table} where {column} = any(%s)", (own[column],))  # noqa: S608 - ours
-            sent[table] = _where(rows[table], column, own[column])
+            connection.execute(f"delete from {table} where {column} = any(%s)", (own[table],))  # noqa: S608 - ours
+            sent[table] = _where(rows[table], column, own[table])
         else:
             connection.execute(f"delete from {table}")  # noqa: S608 - a name of ours
     for table, fresh in sent.items():
@@ -124,7 +129,7 @@ def _send(connection: Any, lake: Lake) -> PublishReport:
     for table, fresh in sent.items():
         only = {"run_id": new_runs} if table in RUN_TABLES else {}
         if column := OWN_ROWS.get(table):
-            only = {column: own[column]}
+            only = {column: own[table]}
         stored = read_back(connection, table, fresh.schema, only=only)
         if table in APPENDED:
             keys = set(_keys(fresh, APPENDED[table]))

@@ -44,7 +44,7 @@ steps as (
     end as usage_share,
     f.input_token_s, f.output_token_s, f.request_s, f.basis as regression_basis, f.r2 as regression_r2,
     f.worst_residual as regression_worst_residual, f.mixes as regression_mixes,
-    coalesce(f.missing_reason, case when f.deployment is null then 'no step of this deployment is eligible' end)
+    coalesce(f.missing_reason, case when f.deployment is null then 'no step of this deployment is known to be at its limit' end)
       as regression_missing_reason
   from benchmark_results as b
   left join unloaded as u on u.run_id = b.run_id
@@ -54,6 +54,8 @@ steps as (
       split_part(b.cell_key, '~', 1), '~', split_part(b.cell_key, '~', 2), '~', split_part(b.cell_key, '~', 3), '~',
       split_part(b.cell_key, '~', 4)
     )
+    and f.origin = b.origin
+    and f.evidence = case when b.evidence_level in ('standard', 'publication') then 'standard' else 'below_standard' end
 ),
 priced as (
   select

@@ -4,7 +4,8 @@
 -- miss what the other was told) what somebody was asked at a moment the last one knows nothing of.
 -- The prices of one provider, region, type and tier are one answer: the answer that was given last counts, whole.
 -- instance_hourly_usd is what one instance costs an hour over the whole term: hourly price + upfront / hours of term
--- (a capacity block: upfront / block hours). Null, never a guess, where missing_reason says why.
+-- (a capacity block: upfront / block hours). Null, never a guess, where missing_reason says why; a price of nothing, of
+-- over a million an hour, or not in force when it was asked for, counts as none whoever wrote it.
 with last as (
   select max(snapshot_id) as snapshot_id, substring(max(snapshot_id), 1, 10) as day from price_points
 ),
@@ -37,22 +38,40 @@ ordered as (
       order by fetched_at desc nulls last, effective_from desc nulls last, price_point_id desc
     ) as place
   from known
+),
+spread as (
+  select
+    p.*,
+    cast(
+      coalesce(
+        p.effective_usd_per_hour,
+        case
+          when p.upfront_usd is null then p.usd_per_hour
+          else coalesce(p.usd_per_hour, cast(0 as decimal(20, 10)))
+            + cast(cast(p.upfront_usd as double) / nullif(p.term_hours, 0.0) as decimal(20, 10))
+        end
+      ) as decimal(20, 10)
+    ) as hourly
+  from price_points as p
+  join ordered as o on o.price_point_id = p.price_point_id
+  where o.answer = 1 and o.place = 1
+),
+judged as (
+  select
+    *,
+    case
+      when hourly <= 0 then concat('a price of ', cast(hourly as varchar), ' USD an hour is none')
+      when hourly > 1000000 then 'a price of over a million USD an hour is none'
+      when effective_from > fetched_at then 'the price was not in force yet when it was asked for'
+    end as not_counted
+  from spread
 )
 select
-  p.*,
-  cast(
-    coalesce(
-      p.effective_usd_per_hour,
-      case
-        when p.upfront_usd is null then p.usd_per_hour
-        else coalesce(p.usd_per_hour, cast(0 as decimal(20, 10)))
-          + cast(cast(p.upfront_usd as double) / nullif(p.term_hours, 0.0) as decimal(20, 10))
-      end
-    ) as decimal(20, 10)
-  ) as instance_hourly_usd
-from price_points as p
-join ordered as o on o.price_point_id = p.price_point_id
-where o.answer = 1 and o.place = 1
+  price_point_id, snapshot_id, provider, region, zone, instance_type, os, tenancy, tier, payment_option, offering_class,
+  usd_per_hour, upfront_usd, effective_usd_per_hour, term_hours, sku, effective_from, fetched_at, source, source_sha256,
+  coalesce(missing_reason, not_counted) as missing_reason, usd_per_hour_p90,
+  case when coalesce(missing_reason, not_counted) is null then hourly end as instance_hourly_usd
+from judged
 order by
-  p.provider, p.region, p.instance_type, p.tier, p.payment_option nulls first, p.offering_class nulls first,
-  p.term_hours nulls first, p.zone nulls first, p.price_point_id
+  provider, region, instance_type, tier, payment_option nulls first, offering_class nulls first,
+  term_hours nulls first, zone nulls first, price_point_id

@@ -7,7 +7,7 @@ drop table cost_per_token;
 
 alter table price_points add column usd_per_hour_p90 numeric(20, 10) check (usd_per_hour_p90 >= 0);
 comment on column price_points.usd_per_hour_p90 is 'Spot: the price that 90 % of the last 30 days did not exceed; else null.';
-alter table instance_types add column zones jsonb;
+alter table instance_types add column zones jsonb, add column asked_at timestamptz;
 
 create table latest_prices (
   price_point_id text primary key references price_points (price_point_id),
@@ -53,6 +53,8 @@ create index price_points_by_snapshot on price_points (snapshot_id);
 create table mix_regression (
   deployment text not null,
   basis text not null check (basis in ('at_slo', 'floor')),
+  origin text not null check (origin in ('measured', 'simulated', 'estimated', 'external')),
+  evidence text not null check (evidence in ('standard', 'below_standard')),
   mixes bigint not null check (mixes > 0),
   input_token_s double precision check (input_token_s >= 0),
   output_token_s double precision check (output_token_s >= 0),
@@ -61,7 +63,7 @@ create table mix_regression (
   worst_residual double precision,
   missing_reason text,
   preferred boolean not null,
-  primary key (deployment, basis),
+  primary key (deployment, basis, origin, evidence),
   check (
     (missing_reason is null) = (input_token_s is not null and output_token_s is not null and request_s is not null)
   ),
@@ -83,6 +85,7 @@ create table coverage (
   workload text not null,
   state text not null check (state in ('measured', 'simulated', 'external', 'estimated', 'does_not_fit', 'not_sold',
     'no_capacity', 'failed', 'infra_lost', 'never_run')),
+  basis text check (basis in ('attempt', 'arithmetic')),
   latest_status text,
   latest_failure_code text,
   latest_run_id text,
@@ -92,12 +95,59 @@ create table coverage (
   failure_code text,
   reason text not null,
   region text,
-  check ((state = 'never_run') = (attempts = 0)),
-  check ((state in ('measured', 'simulated', 'external', 'estimated')) = (succeeded > 0))
+  check ((state = 'never_run') = (basis is null)),
+  check (state <> 'never_run' or attempts = 0),
+  check (basis is distinct from 'attempt' or attempts > 0),
+  check (basis is distinct from 'arithmetic' or (succeeded = 0 and state in ('estimated', 'does_not_fit', 'not_sold'))),
+  check (
+    (succeeded > 0) = (state in ('measured', 'simulated', 'external') or (state = 'estimated' and basis = 'attempt'))
+  )
 );
+comment on column coverage.basis is
+  'What the state stands on: an attempt, or arithmetic and sources alone (cell_estimates); null: nothing is known.';
 comment on table coverage is
   'Every registered cell and how far it got, with the reason. Replaced for the cells of a lake.';
 create index coverage_by_state on coverage (state);
+
+create table cell_estimates (
+  cell_id text primary key,
+  as_of timestamptz not null,
+  region text not null,
+  state text not null check (state in ('estimated', 'does_not_fit', 'not_sold', 'unknown')),
+  reason text not null check (reason <> ''),
+  instances integer check (instances > 0),
+  concurrency integer check (concurrency > 0),
+  input_tokens_mean double precision check (input_tokens_mean > 0),
+  output_tokens_mean double precision check (output_tokens_mean > 0),
+  kv_cache_tokens bigint check (kv_cache_tokens >= 0),
+  requests_per_s double precision,
+  requests_per_s_low double precision check (requests_per_s_low > 0 and requests_per_s_low <= requests_per_s),
+  requests_per_s_high double precision check (requests_per_s_high >= requests_per_s),
+  ttft_ms double precision,
+  ttft_ms_low double precision check (ttft_ms_low > 0 and ttft_ms_low <= ttft_ms),
+  ttft_ms_high double precision check (ttft_ms_high >= ttft_ms),
+  tpot_ms double precision,
+  tpot_ms_low double precision check (tpot_ms_low > 0 and tpot_ms_low <= tpot_ms),
+  tpot_ms_high double precision check (tpot_ms_high >= tpot_ms),
+  output_tokens_per_s double precision,
+  output_tokens_per_s_low double precision
+    check (output_tokens_per_s_low > 0 and output_tokens_per_s_low <= output_tokens_per_s),
+  output_tokens_per_s_high double precision check (output_tokens_per_s_high >= output_tokens_per_s),
+  measured_runs integer check (measured_runs >= 0),
+  usd_per_hour numeric(20, 10) check (usd_per_hour >= 0),
+  price_missing_reason text,
+  inputs_sha256 text not null,
+  check ((usd_per_hour is null) = (price_missing_reason is not null)),
+  check ((state = 'estimated') = (requests_per_s is not null)),
+  check ((requests_per_s is null) = (concurrency is null)),
+  check ((requests_per_s is null) = (measured_runs is null))
+);
+comment on table cell_estimates is
+  'What is known of a cell without running it: never a measurement. Replaced for the cells of a lake.';
+comment on column cell_estimates.requests_per_s is
+  'Of the whole cell at concurrency, the highest within the workload''s objective; _low and _high bound it.';
+comment on column cell_estimates.measured_runs is 'Measured runs behind the interval; 0: priors alone.';
+comment on column cell_estimates.usd_per_hour is 'All instances of the cell, on demand in region.';
 
 alter table benchmark_results
   add column requests_per_s_ci_low double precision,

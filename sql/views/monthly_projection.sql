@@ -1,6 +1,7 @@
 -- Replicas and dollars a month to serve a peak request rate within the latency target, at each latest price.
 -- replicas = max(1, ceil(peak rate / (0.75 x capacity))): a quarter of the capacity is head room. The capacity is that
--- of the open-loop step that met the target (reporting_points, at_slo), never that of saturation; a replica is the
+-- of the open-loop step that met the target (reporting_points, at_slo), never that of saturation; where is_bounded is
+-- false nothing heavier was tried, and fewer replicas might do; a replica is the
 -- whole deployment, instance_count instances. A month has 730 hours, all of them billed. 1.2, 12 and 120 a second are a
 -- hundred thousand, a million and ten million requests a day; `accelbench cost --rps` takes any other rate.
 with peaks as (
@@ -10,7 +11,7 @@ sized as (
   select
     r.cell_id, r.run_id, r.step_index, r.deployment, r.model, r.model_id, r.instance_type,
     coalesce(r.instance_count, 1) as instances, r.workload_id, r.origin, r.evidence_level, r.slo_id,
-    r.capacity_requests_per_s, cast(k.rate as double) as peak_requests_per_s,
+    r.capacity_requests_per_s, r.is_bounded, cast(k.rate as double) as peak_requests_per_s,
     cast(
       greatest(1.0, ceil(cast(k.rate as double) / nullif(0.75 * r.capacity_requests_per_s, 0.0) - 0.000000001))
       as bigint
@@ -21,7 +22,7 @@ sized as (
 )
 select
   s.cell_id, s.run_id, s.step_index, s.deployment, s.model, s.model_id, s.instance_type, s.workload_id, s.origin,
-  s.evidence_level, s.slo_id, s.capacity_requests_per_s, s.peak_requests_per_s, s.replicas,
+  s.evidence_level, s.slo_id, s.capacity_requests_per_s, s.is_bounded, s.peak_requests_per_s, s.replicas,
   s.replicas * s.instances as instances,
   p.provider, p.region, p.zone, p.tier, p.payment_option, p.offering_class, p.price_point_id, p.instance_hourly_usd,
   cast(730.0 * cast(p.instance_hourly_usd as double) * s.instances * s.replicas as decimal(20, 6)) as usd_per_month,

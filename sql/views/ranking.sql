@@ -2,8 +2,9 @@
 -- Eligible: measured here, evidence level standard or publication, verdict not void, the cell's current run, a price,
 -- at most 1 % of the requests failed, the window steady where that was judged, the load within what the server carries,
 -- and, where the workload has a latency target, a step that passed it (basis at_slo; otherwise floor). Rank 1 is the
--- cheapest within model, workload, region, tier and payment option; a publication of at least five trials goes before
--- every standard result, and equal cost shares a rank.
+-- cheapest within model, workload, provider, region, tier and payment option, each cell at the best of its zones and
+-- offering classes; a publication of at least five trials goes before every standard result, and equal cost shares a
+-- rank.
 with trials as (
   select cell_id, count(distinct run_id) as trials
   from benchmark_results
@@ -18,10 +19,8 @@ eligible as (
     b.ttft_p50_ms, b.ttft_p95_ms, b.ttft_p99_ms, b.tpot_p50_ms, b.tpot_p95_ms, b.tpot_p99_ms,
     case when b.slo_id is null then 'floor' else 'at_slo' end as basis,
     row_number() over (
-      -- the price point says it all; the rest lets a filter on it reach the prices
-      partition by
-        c.cell_id, c.price_point_id, c.model, c.workload_id, c.provider, c.region, c.tier, c.payment_option
-      order by c.usd_per_1m_output_full_hour nulls last, c.step_index
+      partition by c.cell_id, c.model, c.workload_id, c.provider, c.region, c.tier, c.payment_option
+      order by c.usd_per_1m_output_full_hour nulls last, c.step_index, c.price_point_id
     ) as place
   from cost_per_token as c
   join benchmark_results as b on b.run_id = c.run_id and b.step_index = c.step_index
@@ -41,7 +40,7 @@ select
     partition by model, workload_id, provider, region, tier, payment_option
     order by evidence_order, usd_per_1m_output_full_hour nulls last
   ) as price_rank,
-  model, model_id, workload_id, provider, region, zone, tier, payment_option, price_declared,
+  model, model_id, workload_id, provider, region, zone, tier, payment_option, offering_class, price_declared,
   cell_id, cell_key, run_id, step_index, instance_type, engine, engine_version, quantization,
   evidence_level, verdict, basis, slo_id, slo_attainment, load_kind, load_value,
   instance_hourly_usd, usd_per_1m_output_full_hour, usd_per_1m_input_full_hour, usd_per_1m_output_split,

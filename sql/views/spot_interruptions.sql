@@ -2,6 +2,8 @@
 -- useful hour = spot price / (1 - interruptions an hour x hours lost by each): what was in flight when the notice came,
 -- plus the time until a new server is ready. Both are assumptions, named in the columns: nobody publishes them by type
 -- and zone. Null where the losses reach the whole hour. Only for work that tolerates loss, else one more replica.
+-- spot_usd_per_hour is the mean of 30 days weighted by time; nine tenths of that time cost spot_usd_per_hour_p90 at
+-- most (null where the source had none), and useful_usd_per_hour_p90 is the useful hour at that price.
 with scenarios as (
   select * from (values (0.01, 0.05), (0.05, 0.05), (0.05, 0.25), (0.2, 0.25)) as given (rate, lost)
 )
@@ -17,7 +19,14 @@ select
     end as decimal(20, 10)
   ) as useful_usd_per_hour,
   o.instance_hourly_usd as on_demand_usd_per_hour,
-  p.fetched_at as price_as_of
+  p.fetched_at as price_as_of,
+  p.usd_per_hour_p90 as spot_usd_per_hour_p90,
+  cast(
+    case
+      when s.rate * s.lost < 1.0
+        then cast(p.usd_per_hour_p90 as double) / nullif(1.0 - cast(s.rate as double) * cast(s.lost as double), 0.0)
+    end as decimal(20, 10)
+  ) as useful_usd_per_hour_p90
 from latest_prices as p
 cross join scenarios as s
 left join latest_prices as o

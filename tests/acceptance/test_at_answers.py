@@ -1,14 +1,13 @@
 """AT-8, 9, 10, 11, 12, 14, 15: what an answer says, told from how it is written.
 
 Each runs the real generator against the real ground-truth server. The generator's figures are compared with
-the server's log of the same run, at the methodology's tolerances; the log with the nominal times on medians,
-since a busy machine makes the server itself late.
+the server's log of the same run, at the methodology's tolerances. How near the log itself comes to the nominal times
+is a matter of the machine, and of ``tests/benchmarks/test_nominal.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,15 @@ from loadgen.client import Client
 from loadgen.decode import Answer, decode
 from loadgen.exchange import Exchange, Request
 from loadgen.plan import Plan, Replica
+from tests.loadgen.against_log import (
+    Entry,
+    differences,
+    first_token,
+    gaps_ms,
+    median,
+    since_arrival,
+    token_ms,
+)
 from tests.loadgen.conftest import Result, Truth, make_plan, run, truth
 
 __all__ = ["run", "truth"]  # the fixtures, which pytest finds by these names
@@ -34,18 +42,15 @@ Rows = list[tuple[dict[str, Any], dict[str, Any]]]
 NS_PER_MS = 1e6
 
 
-def one_step(osl: int, *, users: int = 4, duration_s: float = 0.8) -> workloads.Workload:
+def one_step(osl: int, *, requests: int = 12) -> workloads.Workload:
+    """Four users until so many requests were sent, however long they take on this machine."""
     return workloads.custom(
-        concurrency=users, isl=32, osl=osl, duration_s=duration_s, warmup_s=0.2, tail_s=5.0
+        concurrency=4, isl=32, osl=osl, duration_s=60.0, warmup_s=0.1, tail_s=30.0, requests=requests
     )
 
 
 def plan(url: str, workload: workloads.Workload) -> Plan:
-    return make_plan(url, workload, null_server=False)
-
-
-def median(values: Sequence[float]) -> float:
-    return sorted(values)[(len(values) - 1) // 2]
+    return make_plan(url, workload)
 
 
 def measured(result: Result, server: Truth) -> Rows:
@@ -57,44 +62,33 @@ def measured(result: Result, server: Truth) -> Rows:
     return [(row, log[row["request_id"]]) for row in rows]
 
 
-def since_arrival(entry: dict[str, Any], at_ns: int) -> float:
-    """ms on the server's clock since the kernel had the request."""
-    return (at_ns - entry["kernel_received_ns"]) / NS_PER_MS
-
-
-def agree(rows: Rows, column: str, told: Callable[[dict[str, Any]], float], nominal_ms: float) -> None:
-    """Client and log within 1 ms on the median; the log says what was asked for. How late the server is depends on
-    who else uses the machine, so the request disturbed least counts, and 100 ms are enough to tell right from
-    wrong here: the exact schedule is a test of its own."""
-    errors = [row[column] - told(entry) for row, entry in rows]
+def agree(
+    rows: Rows, column: str, true: Callable[[Entry], float], least_ms: float, chunk: int | None = None
+) -> None:
+    """Client and log within 1 ms on the median, where *chunk* has a stamp of its own; the log is never earlier than
+    was asked for."""
+    errors = differences(rows, column, true, chunk)
     assert abs(median(errors)) <= 1.0, sorted(errors)
-    assert min(abs(told(entry) - nominal_ms) for _, entry in rows) <= 100.0
-
-
-def first_token(entry: dict[str, Any]) -> float:
-    assert since_arrival(entry, entry["sends_ns"][0]) >= entry["ttft_ms"] - 0.01  # never early
-    return since_arrival(entry, entry["sends_ns"][0])
+    assert min(true(entry) for _, entry in rows) >= least_ms - 0.01
 
 
 def test_at8_chunks_of_four_tokens_have_the_pace_of_their_tokens(truth: Start, run: Run) -> None:
     server = truth("--ttft", "50", "--gap", "10", "--tokens-per-chunk", "4")
     rows = measured(run(plan(server.url, one_step(64))), server)
-    for row, entry in rows:
-        assert row["chunk_tokens"] == entry["sent_tokens"] == [4] * 16
-        sends = entry["sends_ns"]
-        true_tpot = (sends[-1] - sends[0]) / 60 / NS_PER_MS
-        assert row["tpot_ms"] == pytest.approx(true_tpot, abs=0.1)
-    gaps = [(later - before) / 1000 for row, _ in rows for before, later in pairwise(row["chunk_offset_us"])]
-    assert median([row["tpot_ms"] for row, _ in rows]) == pytest.approx(10.0, rel=0.01)  # (N - 1): 9.52
-    assert median(gaps) == pytest.approx(40.0, rel=0.01)  # between chunks
-    assert median([gap / 4 for gap in gaps]) == pytest.approx(10.0, rel=0.01)  # between tokens
+    assert all(row["chunk_tokens"] == entry["sent_tokens"] == [4] * 16 for row, entry in rows)
+    assert abs(median(differences(rows, "tpot_ms", token_ms, 0))) <= 0.1
+    shares = [row["tpot_ms"] / token_ms(entry) for row, entry in rows]
+    assert median(shares) == pytest.approx(1.0, rel=0.01)  # (N - 1) would be 0.952
+    ours, true = gaps_ms(rows)  # between chunks: four times the time between tokens
+    assert median([a - b for a, b in zip(ours, true, strict=True)]) == pytest.approx(0.0, abs=0.4)
+    assert 3.5 < median(true) / median([token_ms(entry) for _, entry in rows]) < 4.5
 
 
 def test_at9_a_role_only_chunk_is_an_event_and_no_token(truth: Start, run: Run) -> None:
-    server = truth("--ttft", "200", "--gap", "2", "--chunk-layout", "role-early:5")
+    server = truth("--ttft", "200", "--gap", "30", "--chunk-layout", "role-early:5")
     rows = measured(run(plan(server.url, one_step(8))), server)
     agree(rows, "ttfe_ms", lambda entry: since_arrival(entry, entry["first_event_ns"]), 5.0)
-    agree(rows, "ttft_from_send_ms", first_token, 200.0)
+    agree(rows, "ttft_from_send_ms", first_token, 200.0, 0)
     assert all(row["chunk_tokens"] == [1] * 8 for row, _ in rows)
 
 
@@ -102,8 +96,8 @@ def test_at9_a_role_only_chunk_is_an_event_and_no_token(truth: Start, run: Run) 
 def test_at10_reasoning_counts_as_tokens_once_and_not_as_output(truth: Start, run: Run, field: str) -> None:
     server = truth("--ttft", "50", "--gap", "10", "--reasoning", f"{field}:10:500")
     rows = measured(run(plan(server.url, one_step(20))), server)
-    agree(rows, "ttft_from_send_ms", first_token, 50.0)
-    agree(rows, "ttfo_ms", lambda entry: since_arrival(entry, entry["sends_ns"][10]), 500.0)
+    agree(rows, "ttft_from_send_ms", first_token, 50.0, 0)
+    agree(rows, "ttfo_ms", lambda entry: since_arrival(entry, entry["sends_ns"][10]), 500.0, 10)
     for row, _ in rows:
         assert row["chunk_tokens"] == [1] * 20
         assert (row["output_tokens"], row["reasoning_tokens"]) == (20, 10)
@@ -113,11 +107,14 @@ def test_at10_reasoning_counts_as_tokens_once_and_not_as_output(truth: Start, ru
 def test_at11_usage_that_comes_late_is_no_part_of_the_latency(truth: Start, run: Run) -> None:
     server = truth("--ttft", "20", "--gap", "5", "--usage", "late:500")
     rows = measured(run(plan(server.url, one_step(16))), server)
+    rows = [
+        (row, entry) for row, entry in rows if row["tail_ms"] > 0
+    ]  # else it shared a read with the last token
     agree(
         rows,
         "tail_ms",
         lambda entry: (entry["last_send_ns"] - entry["sends_ns"][-1]) / NS_PER_MS,
-        500.0,
+        400.0,  # due 500 ms after the last token was, which itself may have been late
     )
     agree(rows, "e2e_from_send_ms", lambda entry: since_arrival(entry, entry["sends_ns"][-1]), 20 + 15 * 5.0)
     assert {(row["output_tokens"], row["token_count_source"]) for row, _ in rows} == {(16, "usage")}
@@ -130,7 +127,7 @@ def test_at11_usage_never_and_in_every_chunk(
     truth: Start, run: Run, usage: str, source: str, counted: int | None
 ) -> None:
     server = truth("--ttft", "20", "--gap", "5", "--usage", usage)
-    result = run(plan(server.url, one_step(16, duration_s=0.4)))
+    result = run(plan(server.url, one_step(16)))
     rows = measured(result, server)
     assert {(row["token_count_source"], row["output_tokens"]) for row, _ in rows} == {(source, counted)}
     assert all(row["chunk_tokens"] == entry["sent_tokens"] == [1] * 16 for row, entry in rows)
@@ -142,25 +139,30 @@ def test_at11_usage_never_and_in_every_chunk(
 def test_at12_an_empty_chunk_is_a_token_if_the_usage_grew_and_nobody_spoke(
     truth: Start, run: Run, layout: str
 ) -> None:
-    server = truth("--gap", "5", "--usage", "every", "--empty-token", "3", "--chunk-layout", layout)
-    rows = measured(run(plan(server.url, one_step(8, duration_s=0.4))), server)
+    server = truth("--gap", "30", "--usage", "every", "--empty-token", "3", "--chunk-layout", layout)
+    rows = measured(run(plan(server.url, one_step(8))), server)
     for row, entry in rows:
         assert row["chunk_tokens"] == entry["sent_tokens"] == [1] * 8
         assert row["output_tokens"] == 8
-    agree(rows, "ttft_from_send_ms", first_token, 50.0)  # the role's "" with usage 0 came before or with it
+    agree(
+        rows, "ttft_from_send_ms", first_token, 50.0, 0
+    )  # the role's "" with usage 0 came before or with it
 
 
 def test_at12_an_empty_first_token_is_the_first_token(truth: Start, run: Run) -> None:
-    server = truth("--gap", "20", "--usage", "every", "--empty-token", "0")
-    rows = measured(run(plan(server.url, one_step(4, duration_s=0.4))), server)
-    agree(rows, "ttft_from_send_ms", first_token, 50.0)
+    server = truth("--gap", "30", "--usage", "every", "--empty-token", "0")
+    rows = measured(run(plan(server.url, one_step(4))), server)
+    agree(rows, "ttft_from_send_ms", first_token, 50.0, 0)
     assert all(row["chunk_tokens"] == [1] * 4 for row, _ in rows)
 
 
-@pytest.mark.parametrize(("events", "verdict"), [(10, "warn"), (1, "pass")])
-def test_at14_a_buffering_transport_is_told(truth: Start, run: Run, events: int, verdict: str) -> None:
-    server = truth("--ttft", "50", "--gap", "5", "--events-per-write", str(events))
-    result = run(plan(server.url, one_step(64)))
+@pytest.mark.parametrize(("events", "gap", "tokens", "verdict"), [(10, 5, 64, "warn"), (1, 60, 16, "pass")])
+def test_at14_a_buffering_transport_is_told(
+    truth: Start, run: Run, events: int, gap: int, tokens: int, verdict: str
+) -> None:
+    """Without buffering, 60 ms lie between tokens: a client that is held up for less shares no read."""
+    server = truth("--ttft", "50", "--gap", str(gap), "--events-per-write", str(events))
+    result = run(plan(server.url, one_step(tokens, requests=8)))
     parts = [pq.read_table(result.out / "shard=000" / part["name"]) for part in result.shard["parts"]]
     (frame,) = frames(pa.concat_tables(parts), step_windows([result.shard]))
     assert step_row(frame)["ok"] > 0
@@ -168,7 +170,7 @@ def test_at14_a_buffering_transport_is_told(truth: Start, run: Run, events: int,
     assert found["verdict"] == verdict, found
     assert ("transport-buffered" in found["text"]) == (verdict == "warn")
     rows = measured(result, server)
-    agree(rows, "ttft_from_send_ms", first_token, 50.0)
+    agree(rows, "ttft_from_send_ms", first_token, 50.0, 0)
     if events > 1:
         assert all(entry["sent_tokens"] == [1, 10, 10, 10, 10, 10, 10, 3] for _, entry in rows)
 
@@ -219,7 +221,6 @@ def test_at15_every_framing_gives_the_same_tokens(truth: Start, tmp_path: Path, 
 
 def test_at15_the_bytes_really_came_cut(truth: Start) -> None:
     """The check above means something only if reads end within characters and within chunks."""
-    reads, _ = fetch(truth("--ttft", "5", "--gap", "5", "--framing", "split").url)
 
     def whole(data: bytes) -> bool:
         try:
@@ -228,7 +229,15 @@ def test_at15_the_bytes_really_came_cut(truth: Start) -> None:
             return False
         return True
 
-    assert sum(not whole(data) for data in reads.reads) >= 4
-    assert any(not data.endswith(b"\n") and whole(data) for data in reads.reads)
-    byte_reads, _ = fetch(truth("--ttft", "5", "--gap", "5", "--framing", "bytewise").url)
-    assert len(byte_reads.reads) > 50
+    def until(framing: str, seen: Callable[[list[bytes]], bool]) -> None:
+        """A client that is held up gets the pieces in one read: as many answers as it takes."""
+        url, reads = truth("--ttft", "5", "--gap", "10", "--framing", framing).url, list[bytes]()
+        for _ in range(50):
+            reads += fetch(url)[0].reads
+            if seen(reads):
+                return
+        pytest.fail(f"{len(reads)} reads of 50 answers, and none was cut")
+
+    until("split", lambda reads: sum(not whole(data) for data in reads) >= 4)
+    until("split", lambda reads: any(not data.endswith(b"\n") and whole(data) for data in reads))
+    until("bytewise", lambda reads: sum(not data.endswith(b"\n") for data in reads) > 25)

@@ -1,8 +1,9 @@
 """AT-3, 6, 19, 22, 23, 27: what load does to a server whose every number is known.
 
 The real generator against the real ground-truth server. Rates, residence and concurrency are compared with the
-server's own log of the same run wherever it has them, at the methodology's tolerances, and with the nominal values
-on medians, since a busy machine makes the server itself late.
+server's own log of the same run, at the methodology's tolerances. Laws that bound what a server of so many slots can do
+hold on any machine and are tested here; how near a run comes to them is a matter of the machine, and of
+``tests/benchmarks/test_nominal.py``.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ import heapq
 import json
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
+from statistics import fmean as mean
 from typing import Any
 
 import pyarrow as pa
@@ -28,6 +32,7 @@ from loadgen import workloads
 from loadgen.capacity import Point, Search, point
 from loadgen.plan import Plan, Step
 from loadgen.schedule import arrivals, child_seed
+from tests.loadgen.against_log import Pairs, differences, first_token, last_token, median, token_ms
 from tests.loadgen.conftest import Result, Truth, finish, make_plan, run, start_run, truth
 
 __all__ = ["run", "truth"]
@@ -47,11 +52,7 @@ def measured(result: Result) -> list[Frame]:
 
 
 def plan(url: str, workload: workloads.Workload, **changes: Any) -> Plan:
-    return make_plan(url, workload, null_server=False, **changes)
-
-
-def median(values: Sequence[float]) -> float:
-    return sorted(values)[(len(values) - 1) // 2]
+    return make_plan(url, workload, **changes)
 
 
 # ---------------------------------------------------------------------- AT-3
@@ -110,21 +111,46 @@ def test_at3_littles_law(truth: Start, run: Run, name: str) -> None:
 # ---------------------------------------------------------------------- AT-6
 
 
-@pytest.mark.parametrize(("slots", "users"), [(4, 2), (4, 4), (4, 8)])
-def test_at6_slots_in_a_closed_loop(truth: Start, run: Run, slots: int, users: int) -> None:
-    """X = min(C, K)/S and R = S max(1, C/K): S = 400 ms."""
+SERVICE_MS = 400.0
+
+
+def slots_run(truth: Start, run: Run, slots: int, users: int) -> Pairs:
+    """Rows of a closed loop on a server of *slots*, with the server's lines on them: S = 400 ms."""
     server = truth("--slots", str(slots), "--ttft", "50", "--gap", "50")
-    workload = workloads.custom(concurrency=users, isl=32, osl=8, duration_s=2.4, warmup_s=0.8, tail_s=5.0)
+    workload = workloads.custom(
+        concurrency=users, isl=32, osl=8, duration_s=60.0, warmup_s=0.6, tail_s=30.0, requests=4 * users
+    )
     result = run(plan(server.url, workload))
     assert result.code == 0, result.error
-    rows = result.measured()
-    residence_ms = 400.0 * max(1.0, users / slots)
-    assert median([row["e2e_ms"] for row in rows]) == pytest.approx(residence_ms, rel=0.01)
-    ends = sorted(row["sent_at"] + int(row["e2e_from_send_ms"] * 1e6) for row in rows)
-    wave = min(users, slots)  # answers end together, so many at a time
+    log = server.log()
+    return [(row, log[row["request_id"]]) for row in result.measured()]
+
+
+def cycle_ms(ends_ns: list[int], wave: int) -> float:
+    """Median time between ends *wave* apart, answers ending together, so many at a time."""
+    ends = sorted(ends_ns)
     waves = [median(ends[k : k + wave]) for k in range(0, len(ends) - wave + 1, wave)]
-    cycle_s = median([float(b - a) for a, b in pairwise(waves)]) / NS
-    assert wave / cycle_s == pytest.approx(wave / 0.4, rel=0.01)
+    return median([b - a for a, b in pairwise(waves)]) / 1e6
+
+
+@pytest.mark.parametrize(("slots", "users"), [(4, 2), (4, 4), (4, 8)])
+def test_at6_slots_in_a_closed_loop(truth: Start, run: Run, slots: int, users: int) -> None:
+    """X = min(C, K)/S and R = S max(1, C/K) are what no run can exceed; the client's X and R are the log's."""
+    pairs = slots_run(truth, run, slots, users)
+    assert len(pairs) == 4 * users
+    assert abs(median(differences(pairs, "e2e_from_send_ms", last_token, 7))) <= 0.01 * SERVICE_MS
+    ended = [entry["kernel_received_ns"] + int(last_token(entry) * 1e6) for _, entry in pairs]
+    seen = [row["sent_at"] + int(row["e2e_from_send_ms"] * 1e6) for row, _ in pairs]
+    wave = min(users, slots)
+    assert cycle_ms(seen, wave) == pytest.approx(cycle_ms(ended, wave), rel=0.01)
+    assert cycle_ms(ended, wave) >= 0.99 * SERVICE_MS, "so many slots do no more than X = min(C, K)/S"
+    waits = [entry["queue_ms"] for _, entry in pairs]
+    for row, entry in pairs:
+        assert row["e2e_ms"] >= entry["queue_ms"] + SERVICE_MS - 0.3
+    if users > slots:
+        assert median(waits) > SERVICE_MS / 2, "twice as many users as slots: a turn of waiting"
+    else:
+        assert max(waits) == 0
 
 
 # ---------------------------------------------------------------------- AT-19
@@ -141,7 +167,7 @@ def test_at19_a_slow_client_voids_its_run(truth: Start, tmp_path: Any) -> None:
     for line in process.stdout:
         if json.loads(line)["event"] == "step_start":
             break
-    until = time.monotonic() + 4.0
+    until = time.monotonic() + 4.0  # longer than warm-up and window together
     while process.poll() is None and time.monotonic() < until:
         process.send_signal(signal.SIGSTOP)
         time.sleep(0.08)
@@ -226,15 +252,10 @@ def test_at22_capacity_of_sixteen_slots(truth: Start, tmp_path: Any) -> None:
 # ---------------------------------------------------------------------- AT-23
 
 
-@pytest.mark.parametrize(
-    ("rate", "tokens", "warmup_s", "window_s"),
-    [(10.0, 100, 1.5, 3.0), pytest.param(0.5, 2000, 21.0, 20.0, marks=pytest.mark.long)],
-)
-def test_at23_the_window_excludes_ramp_and_drain(
+def served(
     truth: Start, tmp_path: Any, rate: float, tokens: int, warmup_s: float, window_s: float
-) -> None:
-    """Answers of 10 ms a token, ten in flight after the ramp: exactly 1,000 tokens/s. The long one has 20 s of ramp
-    and of drain."""
+) -> tuple[float, float, float]:
+    """Tokens a second in the window by the summary and by the server's log, and over the whole run."""
     server = truth("--ttft", "10", "--gap", "10")
     workload = workloads.custom(
         rate=rate,
@@ -251,35 +272,104 @@ def test_at23_the_window_excludes_ramp_and_drain(
     assert result.code == 0, result.error
     (frame,) = measured(result)
     row = step_row(frame, accelerators=1)
-    assert row["output_tokens_per_s_served"] == pytest.approx(1000, rel=0.005)
+    shard, log = result.shard, server.log()
+    (step,) = shard["steps"]
+    offset = shard["wall_anchor"][0]["wall_ns"] - shard["wall_anchor"][0]["mono_ns"]
+    begin, end = step["phase_starts_ns"]["measure"] - offset, step["measure_end_ns"] - offset
+    inside = sum(begin <= at < end for entry in log.values() for at in entry["sends_ns"])
     rows = [one for one in result.rows if one["phase"] != "calibration"]
     first = min(one["sent_at"] for one in rows)
     last = max(one["sent_at"] + int((one["e2e_from_send_ms"] or 0) * 1e6) for one in rows)
     whole_run = sum(len(one["chunk_tokens"]) for one in rows) * NS / (last - first)
+    return row["output_tokens_per_s_served"], inside * NS / (end - begin), whole_run
+
+
+def test_at23_the_window_excludes_ramp_and_drain(truth: Start, tmp_path: Any) -> None:
+    """Answers of 10 ms a token, ten in flight after the ramp: 1,000 tokens/s."""
+    in_window, by_log, whole_run = served(truth, tmp_path, 10.0, 100, 1.5, 2.0)
+    assert in_window == pytest.approx(by_log, rel=0.02)
+    assert by_log == pytest.approx(1000, rel=0.03), "lateness moves tokens over the edges, it makes none"
     assert whole_run < 950, "tokens over the whole run, as most generators count, would be low"
 
 
 # ---------------------------------------------------------------------- AT-27
 
 
-def test_at27_admission_looks_like_admission(truth: Start, run: Run) -> None:
-    """Four slots: beyond four users ITL stays, TTFT grows with each, and X_out x ITL counts the slots."""
-    server = truth("--slots", "4", "--ttft", "10", "--gap", "10")
+@dataclass
+class Ladder:
+    """What a run came to: rows with the server's lines on them, by step, and what ``bench`` made of them."""
+
+    pairs: list[Pairs]
+    steps: list[dict[str, Any]]
+    percentiles: list[dict[str, Any]]
+    rules: Mapping[str, Any]
+
+    def mean(self, index: int, metric: str) -> float:
+        """Of a step, in ms."""
+        rows = [row for row in self.percentiles if (row["step_index"], row["metric"]) == (index, metric)]
+        return float(rows[0]["mean"])
+
+
+def admission(url: str, folder: Path, ladder: list[int], token_ms: float, tokens: int, rounds: int) -> Result:
+    """A ladder of users, answers of so many *tokens*."""
     workload = workloads.custom(
-        concurrency=list(range(1, 10)), isl=32, osl=16, duration_s=1.0, warmup_s=0.4, tail_s=5.0
+        concurrency=ladder,
+        isl=32,
+        osl=tokens,
+        duration_s=60.0,
+        warmup_s=tokens * token_ms / 1000 * 1.25,
+        tail_s=30.0,
+        requests=rounds * 4,
     )
-    result = run(plan(server.url, workload))
+    folder.mkdir()
+    result = finish(*start_run(plan(url, workload), folder))
     assert result.code == 0, result.error
+    return result
+
+
+def reduced(result: Result, log: Mapping[str, Any]) -> Ladder:
+    """*result* as ``bench`` reduces and judges it."""
+    rows = [(row, log[row["request_id"]]) for row in result.measured()]
     found = measured(result)
     steps = [step_row(frame, accelerators=1) for frame in found]
-    percentiles = [row for frame in found for row in percentile_rows(frame, intervals=False)]
-    means = {(row["step_index"], row["metric"]): row["mean"] for row in percentiles}
-    for index in range(9):
-        assert means[index, "itl"] == pytest.approx(10.0, rel=0.1)
-        waiting = max(0, index + 1 - 4) / 4 * 160.0
-        assert means[index, "ttft"] == pytest.approx(10.0 + waiting, abs=20)
-    labels = saturation_labels(steps, percentiles)
+    return Ladder(
+        [[pair for pair in rows if pair[0]["step_index"] == index] for index in range(len(found))],
+        steps,
+        [row for frame in found for row in percentile_rows(frame, intervals=False)],
+        judge(
+            found,
+            steps,
+            [result.shard],
+            evidence_level="smoke",
+            planned_steps=len(found),
+            fixed_output_length=True,
+            window_required_s=0.5,
+        ),
+    )
+
+
+def test_at27_admission_looks_like_admission(truth: Start, tmp_path: Path) -> None:
+    """Four slots: beyond four users ITL stays, TTFT grows with each, and X_out x ITL counts the slots. Where the client
+    was held up so long that chunks shared a read, its own monitor says so, and the run is made again."""
+    ladder, gap_ms, turn_ms = [4, 6, 8], 50.0, 400.0
+    for attempt in range(6):
+        server = truth("--slots", "4", "--ttft", f"{gap_ms:g}", "--gap", f"{gap_ms:g}")
+        result = admission(server.url, tmp_path / str(attempt), ladder, gap_ms, 8, rounds=5)
+        got = reduced(result, server.log())
+        true_itl = [mean([token_ms(entry) for _, entry in pairs]) for pairs in got.pairs]
+        if all(got.mean(k, "itl") == pytest.approx(true_itl[k], rel=0.08) for k in range(3)):
+            break
+        verdict = got.rules["loop_lag_p99"]
+        assert verdict["verdict"] != "pass", f"ITL is wrong and nothing says so: {verdict['text']}"
+    else:
+        pytest.fail(f"the client's monitor refused six runs: {verdict['text']}")
+    for index, (users, pairs) in enumerate(zip(ladder, got.pairs, strict=True)):
+        assert abs(median(differences(pairs, "ttft_from_send_ms", first_token, 0))) <= 2
+        waiting = mean([entry["queue_ms"] for _, entry in pairs])
+        assert waiting == pytest.approx(max(0, users - 4) / 4 * turn_ms, abs=0.25 * turn_ms)
+        assert got.mean(index, "ttft") >= waiting + gap_ms - 0.3
+    labels = saturation_labels(got.steps, got.percentiles)
     assert labels[-1] == ADMISSION_LIMITED
-    slots = implied_slots(steps, percentiles)[-1]
+    slots = implied_slots(got.steps, got.percentiles)[-1]
     assert slots is not None
     assert round(slots) == 4

@@ -89,7 +89,7 @@ def measure(
     workload: workloads.Workload, truth: Callable[..., Truth], run: Callable[..., Result], **changes: Any
 ) -> float:
     url = truth("--prefix-cache", "4000000:16", "--ttft-ms", "5", "--gap-ms", "1").url
-    return chi(run(make_plan(url, workload, null_server=False, **changes)))
+    return chi(run(make_plan(url, workload, **changes)))
 
 
 def slow(*values: Any) -> Any:
@@ -186,7 +186,7 @@ def interpreters() -> list[str]:
     for minor in (11, 12, 13):
         places = [shutil.which(f"python3.{minor}"), *sorted(map(str, pyenv.glob(f"3.{minor}.*/bin/python")))]
         for path in filter(None, places):
-            probe = subprocess.run([path, "-c", "pass"], capture_output=True, timeout=30)
+            probe = subprocess.run([path, "-c", "pass"], capture_output=True, timeout=120)
             if probe.returncode == 0:
                 found.setdefault((3, minor), path)
                 break

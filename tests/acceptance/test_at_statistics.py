@@ -330,7 +330,7 @@ def truth_server(*options: str) -> Iterator[str]:
         assert process.stdout is not None
         yield json.loads(process.stdout.readline())["url"]
         process.stdin.close()
-        process.wait(10)
+        process.wait(120)
 
 
 @long

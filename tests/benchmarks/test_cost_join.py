@@ -54,7 +54,9 @@ def results(schema: pa.Schema, steps: int, first: int = 0) -> pa.Table:
             (64, 64),
             (4000, 10),
         )[workload]
-        rate = float(random.uniform(0.9, 1)) / (1e-5 * n_in + 5e-4 * n_out + 0.02) * (step + 1) / STEPS_A_RUN
+        rate = (
+            float(random.uniform(0.9, 1)) / (1e-5 * n_in + 5e-4 * n_out + 0.02) * (0.25, 0.6, 0.95, 1.0)[step]
+        )
         rows.append(
             {
                 "run_id": f"synthetic-run-{run:06d}", "step_index": step, "cell_id": f"cell-{run:06d}",
@@ -63,7 +65,8 @@ def results(schema: pa.Schema, steps: int, first: int = 0) -> pa.Table:
                 "is_current": True, "engine": "synthetic", "engine_version": "1", "workload_id": f"mix.{workload}@1",
                 "superseded": False,
                 "verdict": "pass", "error_rate": 0.0, "steady": True, "origin": "simulated", "evidence_level": "demo",
-                "load_kind": "open" if step else "closed", "load_value": float(step + 1), "slo_decision": "pass",
+                "load_kind": "open" if step else "closed", "load_value": float(step + 1),
+                "slo_decision": "fail" if step == 3 else "pass",
                 "requests_per_s": rate, "input_tokens_per_s": rate * n_in, "output_tokens_per_s": rate * n_out,
                 "prefix_cache_hit_share": 0.1, "goodput_output_tokens_per_s": rate * n_out * 0.9, "ready_s": 100.0,
                 "ttft_mean_ms": 200.0, "itl_mean_ms": 20.0, "decode_concurrency_mean": 4.0 * (step + 1),

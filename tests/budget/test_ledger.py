@@ -234,7 +234,7 @@ def test_a_killed_orchestrator_holds_its_money_until_it_expires(
         "take(caps(sys.argv[1]), 'killed', '3')\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
-    done = subprocess.run([sys.executable, "-c", program, dsn], capture_output=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", program, dsn], capture_output=True, timeout=180, check=False)
     assert done.returncode == -9, done.stderr
     with pytest.raises(LaunchError, match="max_runs"):
         take(caps(dsn, max_runs=1), "next")

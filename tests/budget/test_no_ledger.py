@@ -168,4 +168,4 @@ def test_a_server_that_hangs_is_given_up(
         with pytest.raises(LaunchError) as mute:
             silent.month_to_date()
         assert mute.value.code == "no_ledger"
-        assert time.monotonic() - started < 15
+        assert time.monotonic() - started < 60

@@ -31,7 +31,7 @@ class Launch(FakeLauncher):
 
     @contextmanager
     def serve(self, spec: ServerSpec, deadline: Deadline, on_event: EventSink) -> Iterator[Endpoint]:
-        assert self.all_answered.wait(60)
+        assert self.all_answered.wait(120)
         with super().serve(spec, deadline, on_event) as endpoint:
             yield endpoint
 
@@ -45,7 +45,7 @@ def test_exactly_three_of_twenty_launches_run(dsn: str, tmp_path: Path) -> None:
     def launch(index: int) -> Launch:
         launcher = Launch(all_answered)
         asked = request(tmp_path, estimate=ESTIMATE)
-        start.wait(30)
+        start.wait(120)
         try:
             run_benchmark(asked, launcher, lake, lambda *event: None, PostgresBudget(dsn, settings))
         except RunFailed as error:

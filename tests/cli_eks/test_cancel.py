@@ -35,7 +35,7 @@ def orchestrated(one: Bench, lake: Lake, status: str = "cancelled") -> Iterator[
     ready = threading.Event()
     thread = threading.Thread(target=work)
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(60)
     try:
         yield heard
     finally:

@@ -10,9 +10,12 @@ from accelbench_assets.launch.kube.lease import request_cancel
 from accelbench_assets.settings_groups import KubeSettings
 from accelbench_assets.sqlkit.postgres import EmbeddedPostgres
 from tests.support.cli import Cli
-from tests.support.eks import EksWorld
-from tests.support.lakes import BUCKET
+from tests.support.eks import PATIENT, EksWorld
+from tests.support.lakes import s3_server
 from tests.support.seaweed import Seaweed
+from tests.support.shared import once
+
+__all__ = ["s3_server"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("eks")]
 RUN = (
@@ -31,26 +34,29 @@ RUN = (
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EksWorld]:
+def world(
+    tmp_path_factory: pytest.TempPathFactory, s3_server: Seaweed, pytestconfig: pytest.Config
+) -> Iterator[EksWorld]:
     folder = tmp_path_factory.mktemp("cli-eks")
-    with EmbeddedPostgres(folder / "postgres") as postgres, Seaweed(folder / "s3") as s3:
-        s3.create_bucket(BUCKET)
-        with EksWorld(folder, s3, dsn=postgres.dsn) as found:
-            yield found
+    postgres = once(pytestconfig, "postgres of eks", lambda: EmbeddedPostgres(folder))
+    with EksWorld(folder, s3_server, dsn=postgres.dsn) as found:
+        yield found
 
 
 @pytest.fixture
 def cli(world: EksWorld) -> Iterator[Cli]:
     environment = {
-        k: v for k, v in world.environment().items() if k not in ("PATH", "HOME", "ACCELBENCH_LAUNCHER")
+        k: v
+        for k, v in world.environment(**PATIENT).items()
+        if k not in ("PATH", "HOME", "ACCELBENCH_LAUNCHER")
     }
     made = Cli(world.home, environment)
     yield made
-    made.wait_until_nothing_runs(20)
+    made.wait_until_nothing_runs()
 
 
 def test_flags_to_a_record(world: EksWorld, cli: Cli) -> None:
-    document = cli.json(*RUN, "--duration", "2", "--shards", "2", timeout=120)
+    document = cli.json(*RUN, "--duration", "2", "--shards", "2")
     record = document["run"]
     assert (record["status"], record["origin"], record["launcher"]) == ("succeeded", "simulated", "eks")
     assert record["requested_by"]
@@ -62,7 +68,7 @@ def test_flags_to_a_record(world: EksWorld, cli: Cli) -> None:
     assert "USD spent this month" in shown.stdout
 
 
-@pytest.mark.parametrize("by", ["signal", "lease"])
+@pytest.mark.parametrize("by", [pytest.param("signal", marks=pytest.mark.long), "lease"])
 def test_cancel_from_another_process(
     world: EksWorld, cli: Cli, by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,15 +87,15 @@ def test_cancel_from_another_process(
             for name, value in world.kube.env().items():
                 monkeypatch.setenv(name, value)
             assert request_cancel(Cluster.connect(KubeSettings()), run_id, "somebody")
-            assert run.wait(60) == 1
+            assert run.wait(120) == 1
         else:
             (row,) = cli.json("cancel", run_id)["rows"]
             assert (row["run_id"], row["status"]) == (run_id, "cancelled")
-            assert run.wait(60) == 130
+            assert run.wait(120) == 130
     finally:
         if run.poll() is None:
             os.killpg(run.pid, 9)
-        run.communicate(timeout=60)
+        run.communicate(timeout=120)
     assert cli.run("cancel", run_id).returncode == 0, "it had been cancelled"
     record = cli.json("show", run_id)["run"]
     assert record["status"] == "cancelled"

@@ -8,7 +8,8 @@ import pytest
 from accelbench_assets.definitions import build_defs
 from tests.support.cli import Cli
 
-LOAD = ["--concurrency", "1", "--isl", "40", "--osl", "4", "--duration", "1", "--warmup", "0.2"]
+# A window in which even a machine with many times more work than cores answers a request.
+LOAD = ["--concurrency", "1", "--isl", "16", "--osl", "2", "--duration", "3", "--warmup", "0.2"]
 
 
 @pytest.mark.slow
@@ -41,4 +42,4 @@ def test_a_registered_cell_runs_again_from_its_key_alone(
     runs = cli.json("runs")["rows"]
     assert [run["status"] for run in runs] == ["succeeded", "succeeded"]
     assert len({run["cell_key"] for run in runs}) == 1
-    cli.wait_until_nothing_runs(5)
+    cli.wait_until_nothing_runs()

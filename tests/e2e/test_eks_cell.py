@@ -1,6 +1,7 @@
 """A cell of an EC2 family from Dagster to the published catalog, on an emulated cluster that really runs its pods.
 
-llama.cpp stands in for the vLLM image, so every figure is simulated and none may rank.
+The truth server (or, in the long ones, llama.cpp) stands in for the vLLM image, so every figure is simulated and none
+may rank.
 """
 
 from __future__ import annotations
@@ -19,25 +20,39 @@ import pytest
 from accelbench_assets.definitions import build_defs
 from accelbench_assets.lake.lake import Lake
 from accelbench_assets.sqlkit.postgres import EmbeddedPostgres
-from tests.support.eks import HF_CANARY, EksWorld, make_cell, short_load
-from tests.support.lakes import BUCKET
+from tests.support.eks import HF_CANARY, PATIENT, EksWorld, make_cell, short_load
+from tests.support.lakes import BUCKET, s3_server
 from tests.support.seaweed import Seaweed
+from tests.support.shared import once
+
+__all__ = ["s3_server"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("eks")]
-LIMIT_S = 60.0
-OVERHEAD_S = 5.0
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EksWorld]:
+def world(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    s3_server: Seaweed,
+    pytestconfig: pytest.Config,
+) -> Iterator[EksWorld]:
+    """A cluster on which the test's parameter, an engine, stands in for vLLM."""
     folder = tmp_path_factory.mktemp("eks")
-    with EmbeddedPostgres(folder / "postgres") as postgres, Seaweed(folder / "s3") as s3:
-        s3.create_bucket(BUCKET)
-        with EksWorld(folder, s3, engine="llamacpp", dsn=postgres.dsn) as found:
-            yield found
+    postgres = once(pytestconfig, "postgres of eks", lambda: EmbeddedPostgres(folder))
+    with EksWorld(folder, s3_server, engine=getattr(request, "param", "truth"), dsn=postgres.dsn) as found:
+        yield found
 
 
-@pytest.mark.parametrize(("replicas", "shards"), [(1, 1), (2, 2)])
+@pytest.mark.parametrize(
+    ("world", "replicas", "shards"),
+    [
+        ("truth", 2, 2),
+        pytest.param("llamacpp", 1, 1, marks=pytest.mark.long),
+        pytest.param("llamacpp", 2, 2, marks=pytest.mark.long),
+    ],
+    indirect=["world"],
+)
 def test_a_cell_of_g6e_runs_from_dagster_to_the_catalog(
     world: EksWorld,
     replicas: int,
@@ -45,10 +60,10 @@ def test_a_cell_of_g6e_runs_from_dagster_to_the_catalog(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name, value in world.environment().items():
+    for name, value in world.environment(**PATIENT).items():
         if name.startswith(("ACCELBENCH_", "AWS_", "KUBECONFIG")):
             monkeypatch.setenv(name, value)
-    workload = short_load(concurrency=2 * shards, isl=40, osl=8, duration_s=4.0)
+    workload = short_load(concurrency=2 * shards, isl=16, osl=4, duration_s=4.0)
     cell = make_cell(workload, replicas=replicas)
     lake = world.lake()
     lake.put_cell(cell)
@@ -108,8 +123,6 @@ def test_a_cell_of_g6e_runs_from_dagster_to_the_catalog(
             f"\n{replicas} replicas, {shards} shards: {seconds:.1f} s in all; overhead {record['overhead_s']:.2f} s;"
             f" ready after {record['ready_s']:.1f} s; load with its pods {(load[1] - load[0]).total_seconds():.1f} s"
         )
-    assert record["overhead_s"] < OVERHEAD_S
-    assert seconds < LIMIT_S
     no_secret_anywhere(world, lake)
 
 
@@ -128,7 +141,7 @@ def check_samples(lake: Lake, record: dict[str, Any], shards: int, replicas: int
 
 def no_secret_anywhere(world: EksWorld, lake: Lake) -> None:
     """The canary token is in no file of the lake, no log, no manifest, no event, no row."""
-    for key in world.s3.keys(BUCKET):
+    for key in world.s3.keys(BUCKET, lake.url.removeprefix(f"s3://{BUCKET}/")):
         body = world.s3.client().get_object(Bucket=BUCKET, Key=key.lstrip("/"))["Body"].read()
         assert HF_CANARY.encode() not in body, key
     for path in Path(world.home).rglob("*"):

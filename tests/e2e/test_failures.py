@@ -15,7 +15,8 @@ from tests.support.cli import Cli
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("failures")]
 
-LOAD = ["--concurrency", "1", "--isl", "40", "--osl", "4", "--duration", "1", "--warmup", "0.2"]
+# A window in which even a machine with many times more work than cores answers a request.
+LOAD = ["--concurrency", "1", "--isl", "16", "--osl", "2", "--duration", "3", "--warmup", "0.2"]
 RUN = ["run", "--model", "smollm2-135m-instruct", *LOAD]
 
 
@@ -27,11 +28,11 @@ def cli(tmp_path: Path) -> Cli:
 def refused(cli: Cli, *words: str, code: int = 1, **environment: str) -> str:
     """Run a command that must fail; returns its one sentence, after checking that it is one."""
     cli.env |= environment
-    done = cli.run(*words, expect=code, timeout=120)
+    done = cli.run(*words, expect=code)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, done.stderr
     assert "Traceback" not in done.stderr
-    cli.wait_until_nothing_runs(5)
+    cli.wait_until_nothing_runs()
     return errors[0]
 
 
@@ -88,9 +89,18 @@ def test_dead_postgres_publishes_nothing_and_loses_nothing(cli: Cli) -> None:
     for path in cli.home.rglob("*"):
         if path.is_file() and not path.is_symlink():
             assert b"canary-password" not in path.read_bytes(), f"the password is in {path}"
+    assert stat.S_IMODE(cli.home.stat().st_mode) & 0o077 == 0, (
+        "the attempt's request is nobody else's to read"
+    )
+
+
+@pytest.mark.long
+def test_the_run_after_a_dead_postgres_publishes_both(cli: Cli) -> None:
+    refused(cli, *RUN, ACCELBENCH_DATABASE_URL="postgresql://someone@127.0.0.1:9/catalog")
     del cli.env["ACCELBENCH_DATABASE_URL"]
-    cli.run(*RUN)  # the next run publishes both
+    cli.run(*RUN)
     assert statuses(cli) == ["succeeded", "succeeded"]
+    assert len(cli.sql("select distinct run_id from benchmark_results")) == 2
 
 
 def in_a_namespace_of_its_own(script: str, cli: Cli) -> subprocess.CompletedProcess[str]:
@@ -103,7 +113,7 @@ def in_a_namespace_of_its_own(script: str, cli: Cli) -> subprocess.CompletedProc
     ):
         pytest.skip("optional part missing: a private mount namespace (unshare --mount) to fill a disk in")
     words = [*command, "sh", "-euc", script]
-    return subprocess.run(words, env=cli.env, capture_output=True, text=True, timeout=180, check=False)
+    return subprocess.run(words, env=cli.env, capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_full_disk_keeps_the_attempt_for_the_reaper(cli: Cli, tmp_path: Path) -> None:
@@ -127,7 +137,7 @@ def test_full_disk_keeps_the_attempt_for_the_reaper(cli: Cli, tmp_path: Path) ->
     runs, end = decoder.raw_decode(documents.strip())
     assert [run["status"] in ("failed", "infra_lost") for run in runs["rows"]] == [True]
     assert decoder.raw_decode(documents.strip()[end:].strip())[0]["rows"] == [{"n": 0}]
-    cli.wait_until_nothing_runs(5)
+    cli.wait_until_nothing_runs()
 
 
 def test_read_only_lake(cli: Cli, tmp_path: Path) -> None:
@@ -150,8 +160,3 @@ def test_a_lake_that_is_a_file(cli: Cli, tmp_path: Path) -> None:
     place.write_text("not a folder")
     assert str(place) in refused(cli, *RUN, ACCELBENCH_LAKE=str(place))
     assert place.read_text() == "not a folder"
-
-
-def test_the_attempts_request_is_nobody_elses_to_read(cli: Cli) -> None:
-    cli.run(*RUN, "--no-publish")
-    assert stat.S_IMODE(cli.home.stat().st_mode) & 0o077 == 0

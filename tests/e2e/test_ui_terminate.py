@@ -74,7 +74,7 @@ class Ui:
             json.dumps({"query": query, "variables": variables}).encode(),
             {"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             document = json.loads(answer.read())
         assert "errors" not in document, document["errors"]
         return next(iter(document["data"].values()))  # type: ignore[no-any-return]
@@ -82,13 +82,13 @@ class Ui:
     def stop(self) -> None:
         os.killpg(self.process.pid, signal.SIGINT)
         try:
-            self.process.wait(30)
+            self.process.wait(60)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.log.close()
 
 
-def wait_for(look: Callable[[], Any], what: str, seconds: float = 120.0) -> Any:
+def wait_for(look: Callable[[], Any], what: str, seconds: float = 300.0) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:

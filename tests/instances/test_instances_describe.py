@@ -259,7 +259,7 @@ ODD: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.sampled_from([GPU, NEURON, SHARE]),
     st.lists(st.tuples(st.integers(0, 60), ODD), min_size=1, max_size=4),

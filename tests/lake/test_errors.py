@@ -113,7 +113,7 @@ def test_unreachable_s3(monkeypatch: pytest.MonkeyPatch) -> None:
             lake.check_writable()
         with pytest.raises(LakeError, match="S3 cannot be reached"):
             lake.run_records()
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 60
     assert "secret" not in one_sentence(caught.value)
 
 
@@ -127,7 +127,7 @@ def test_an_s3_that_never_answers_is_given_up_on(monkeypatch: pytest.MonkeyPatch
         began = time.monotonic()
         with pytest.raises(LakeError, match="cannot be reached"):
             Lake.open("s3://bucket/lake").check_writable()
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60
 
 
 def test_no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

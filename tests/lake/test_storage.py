@@ -48,7 +48,7 @@ def test_of_racing_creators_exactly_one_wins(lake: Lake) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
     assert len(wins) == 1
     assert lake.storage.read("runs/raced.json") == b"%d" % wins[0]
 

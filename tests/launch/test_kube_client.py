@@ -98,18 +98,17 @@ def test_a_server_is_left_alone_as_long_as_it_asks(api: TinyApi) -> None:
 
 def test_a_lost_connection_and_a_frozen_server_are_asked_again(api: TinyApi) -> None:
     api.put("pods", "p")
-    api.faults = [Fault("GET", "/pods/", "drop"), Fault("GET", "/pods/", "freeze", seconds=1.0)]
-    assert cluster_of(api, timeout_s=0.4).get("Pod", "p") is not None
+    api.faults = [Fault("GET", "/pods/", "drop"), Fault("GET", "/pods/", "freeze", seconds=60.0)]
+    assert cluster_of(api, timeout_s=1.0).get("Pod", "p") is not None
     assert api.calls("GET", "/pods/p") == 3
 
 
 def test_patience_ends(api: TinyApi) -> None:
     api.faults = [Fault("GET", "/pods/", "status", code=503, times=99)]
-    began = time.monotonic()
     with pytest.raises(KubeError, match=r"refused reading Pod p: injected \(HTTP 503\)") as caught:
         cluster_of(api, retry_s=1.0).get("Pod", "p")
     assert caught.value.code == "api_unavailable"
-    assert 0.9 < time.monotonic() - began < 4
+    assert 1 < api.calls("GET") < 99
     before = api.calls("GET")
     with pytest.raises(KubeError):
         cluster_of(api).get("Pod", "p", retry_s=0)
@@ -314,14 +313,20 @@ def test_the_clock_is_the_servers(api: TinyApi) -> None:
 
     api.raw["/version"] = version
     cluster = cluster_of(api)
-    behind = datetime.now(UTC) + ahead - cluster.server_time()
-    assert timedelta(0) <= behind < timedelta(seconds=1.5)
-    end = time.monotonic() + 1.2
-    while time.monotonic() < end:  # each answer narrows it down; across a full second it is nearly exact
+    exact = timedelta(seconds=0.01)
+
+    def behind() -> timedelta:
+        return datetime.now(UTC) + ahead - cluster.server_time()
+
+    assert behind() >= -exact
+    end = time.monotonic() + 60
+    while behind() > timedelta(
+        seconds=0.3
+    ):  # each answer narrows it down; across a full second it is nearly exact
+        assert time.monotonic() < end
         cluster.calls.send("GET", "/version", "asking")
+        assert behind() >= -exact, "never ahead of the server"
         time.sleep(0.05)
-    behind = datetime.now(UTC) + ahead - cluster.server_time()
-    assert timedelta(seconds=-0.01) <= behind < timedelta(seconds=0.3)
 
 
 def test_requests_to_pods_go_through_the_server_once(api: TinyApi) -> None:

@@ -45,7 +45,7 @@ def cluster(kube: KubeLocal, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluste
     for run in {
         one["metadata"]["annotations"][naming.RUN_ID] for one in kube.objects(naming.selector(), "Lease")
     }:
-        remove_run(Cluster.connect(SETTINGS), run, wait_s=10)
+        remove_run(Cluster.connect(SETTINGS), run, wait_s=60)
     assert left == []
 
 
@@ -54,7 +54,7 @@ def run_id() -> str:
     return str(uuid.uuid4())
 
 
-def eventually(true: Callable[[], Any], what: str, limit_s: float = 15.0) -> None:
+def eventually(true: Callable[[], Any], what: str, limit_s: float = 60.0) -> None:
     end = time.monotonic() + limit_s
     while not true():
         assert time.monotonic() < end, f"never: {what}"
@@ -145,7 +145,7 @@ def lake_with(tmp_path: Path, cluster: Cluster, *run_ids: str) -> Lake:
 def test_the_client_against_a_whole_api(cluster: Cluster, kube: KubeLocal, run_id: str) -> None:
     assert cluster.emulated()
     assert cluster.namespace_uid() == cluster.get("Namespace", KubeLocal.namespace)["metadata"]["uid"]  # type: ignore[index]
-    assert abs(cluster.server_time() - datetime.now(UTC)) < timedelta(seconds=3)
+    assert abs(cluster.server_time() - datetime.now(UTC)) < timedelta(seconds=60)
     assert {node["metadata"]["name"] for node in cluster.list("Node")} == {"gpu-1", "gpu-2", "cpu-1"}
     wrong = job(run_id, None)
     wrong["spec"]["backoffLimit"] = "two"
@@ -158,7 +158,7 @@ def test_the_client_against_a_whole_api(cluster: Cluster, kube: KubeLocal, run_i
     assert changed is not None
     assert changed["data"] == {"a": "b"}
     assert cluster.can("create", "jobs", "batch")
-    assert remove_run(cluster, run_id, wait_s=10) == []
+    assert remove_run(cluster, run_id, wait_s=60) == []
     assert cluster.patch("ConfigMap", naming.base_name(run_id), {}) is None
     assert cluster.delete("ConfigMap", naming.base_name(run_id)) is False
 
@@ -175,7 +175,7 @@ def test_a_log_followed_through_cuts_is_whole(
     assert lines == [*(f"line {number}" for number in range(1, 41)), "last"]
     assert sum(one["hits"] for one in kube.faults()) == 3
     assert cluster.log(pod["metadata"]["name"], "c", tail_lines=1) == "last"
-    remove_run(cluster, run_id, wait_s=10)
+    remove_run(cluster, run_id, wait_s=60)
 
 
 def test_a_dead_run_is_removed_whole_and_recorded(
@@ -187,7 +187,7 @@ def test_a_dead_run_is_removed_whole_and_recorded(
     eventually(lambda: running(cluster, run_id) and running(cluster, living), "both run")
     lake = lake_with(tmp_path, cluster, run_id, living)
     kube.forget_requests()
-    entries = reap_cluster(cluster, lake, wait_s=20)
+    entries = reap_cluster(cluster, lake, wait_s=60)
     assert [one["run_id"] for one in entries] == [run_id], entries
     (entry,) = entries
     assert (entry["why"], entry["objects_left"]) == ("stale_lease", 0)
@@ -199,7 +199,7 @@ def test_a_dead_run_is_removed_whole_and_recorded(
     assert (record["status"], record["failure_code"]) == ("infra_lost", "orchestrator_died")
     assert running(cluster, living)
     assert lake.run_record(living) is None
-    assert remove_run(cluster, living, wait_s=20) == []
+    assert remove_run(cluster, living, wait_s=60) == []
 
 
 def test_objects_that_nobody_owns_go_as_well(cluster: Cluster, kube: KubeLocal, run_id: str) -> None:
@@ -209,7 +209,7 @@ def test_objects_that_nobody_owns_go_as_well(cluster: Cluster, kube: KubeLocal, 
     eventually(lambda: cluster.get("Lease", naming.base_name(run_id)) is None, "the Lease is gone")
     assert running(cluster, run_id)
     later = cluster.server_time() + timedelta(seconds=10)
-    (entry,) = reap_cluster(cluster, None, now=later, wait_s=20)
+    (entry,) = reap_cluster(cluster, None, now=later, wait_s=60)
     assert (entry["why"], entry["objects_left"]) == ("orphan", 0)
     assert kube.objects(naming.selector(run_id)) == []
 
@@ -239,7 +239,7 @@ def test_a_pass_through_a_bad_day_of_the_api(
     ]
     kube.set_faults({"seed": 1, "faults": faults})
     lake = lake_with(tmp_path, cluster, run_id)
-    (entry,) = reap_cluster(cluster, lake, wait_s=30)
+    (entry,) = reap_cluster(cluster, lake, wait_s=60)
     assert sum(one["hits"] for one in kube.faults()) > 1
     assert (entry["objects_left"], entry["recorded"]) == (0, True)
 
@@ -273,7 +273,7 @@ anchor = anchor_of(cluster, run_id)
 with LeaseKeeper(cluster, run_id, "cell", anchor, SETTINGS, datetime.now(UTC) + timedelta(hours=1)):
     cluster.create(job(run_id, anchor))
     print("up", flush=True)
-    time.sleep(120)
+    time.sleep(600)
 """
 
 
@@ -293,14 +293,14 @@ def test_a_killed_orchestrator_is_found_out_and_a_living_one_spared(
             eventually(lambda: running(cluster, run_id, 1), "it runs")
             end = time.monotonic() + SETTINGS.lease_stale_s + 0.3
             while time.monotonic() < end:
-                assert reap_cluster(cluster, lake, wait_s=10, stale_s=3) == []
+                assert reap_cluster(cluster, lake, wait_s=60, stale_s=3) == []
                 time.sleep(0.1)
         finally:
             orchestrator.send_signal(signal.SIGKILL)
     died = time.monotonic()
     while not reaped:
-        assert time.monotonic() - died < 15, "nobody noticed"
-        reaped = reap_cluster(cluster, lake, wait_s=10, stale_s=3)
+        assert time.monotonic() - died < 60, "nobody noticed"
+        reaped = reap_cluster(cluster, lake, wait_s=60, stale_s=3)
         time.sleep(0.1)
     assert time.monotonic() - died > 1.0
     assert reaped[0]["why"] == "stale_lease"
@@ -318,13 +318,13 @@ def test_two_reapers_at_once_disturb_each_other_in_nothing(
     entries: list[dict[str, Any]] = []
     threads = [
         threading.Thread(
-            target=lambda: entries.extend(reap_cluster(Cluster.connect(SETTINGS), lake, wait_s=20))
+            target=lambda: entries.extend(reap_cluster(Cluster.connect(SETTINGS), lake, wait_s=60))
         )
         for _ in range(2)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
     assert sum(one["recorded"] for one in entries) == 1
     assert all(one["error"] is None for one in entries)

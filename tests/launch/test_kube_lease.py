@@ -31,10 +31,10 @@ def api() -> Iterator[TinyApi]:
 
 def keeper(api: TinyApi, *, renew_s: float = 0.1, stale_s: float = 60.0, **more: Any) -> LeaseKeeper:
     kube = KubeSettings(namespace="ns", lease_renew_s=renew_s, lease_stale_s=stale_s)
-    return LeaseKeeper(cluster_of(api, timeout_s=2.0), RUN, "cell", ANCHOR, kube, EXPIRES, **more)
+    return LeaseKeeper(cluster_of(api, timeout_s=30.0), RUN, "cell", ANCHOR, kube, EXPIRES, **more)
 
 
-def eventually(true: Callable[[], bool], what: str, limit_s: float = 10.0) -> None:
+def eventually(true: Callable[[], bool], what: str, limit_s: float = 60.0) -> None:
     end = time.monotonic() + limit_s
     while not true():
         assert time.monotonic() < end, f"never: {what}"
@@ -71,7 +71,7 @@ def test_it_is_created_with_all_that_a_reaper_needs(api: TinyApi) -> None:
     assert spec["holderIdentity"] == holder_identity()
     assert spec["renewTime"].endswith("Z")
     assert len(spec["renewTime"]) == len("2030-01-01T00:00:00.000000Z")
-    assert abs(renewed_at(api) - datetime.now(UTC)) < timedelta(seconds=10)
+    assert abs(renewed_at(api) - datetime.now(UTC)) < timedelta(seconds=60)
 
 
 def test_it_is_renewed_in_the_servers_time_until_the_end(api: TinyApi) -> None:
@@ -82,10 +82,7 @@ def test_it_is_renewed_in_the_servers_time_until_the_end(api: TinyApi) -> None:
         eventually(lambda: len(told) >= 3, "told the owner")
         one.check()
     assert not one.warnings
-    eventually(lambda: not one._thread.is_alive(), "its thread ends")
-    count = len(api.requests)
-    time.sleep(0.3)
-    assert len(api.requests) == count
+    eventually(lambda: not one._thread.is_alive(), "its thread ends, so nobody renews any more")
 
 
 def test_one_whose_answer_was_lost_is_still_ours(api: TinyApi) -> None:
@@ -142,18 +139,21 @@ def test_a_lost_lease_is_known(api: TinyApi, loss: str) -> None:
 
 
 def test_failures_are_borne_until_the_lease_is_stale(api: TinyApi) -> None:
-    with keeper(api, stale_s=1.5) as one:
+    with keeper(api) as one:
         api.faults = [Fault("PATCH", "/leases", "status", code=500, times=3)]
         eventually(lambda: api.calls("PATCH") > 5, "renewed after all")
         one.check()
-        began = time.monotonic()
+    api.objects.clear()
+    with keeper(api, stale_s=3.0) as one:
+        one.check()
+        before = renewed_at(api)
         denied = status(403, "Forbidden", 'leases is forbidden: User "x" cannot patch resource "leases"')
         api.faults = [
             Fault("PATCH", "/leases", "status", code=403, body=denied, times=999),
             Fault("GET", "/leases", "drop", times=999),
         ]
         eventually(lambda: code_of(one) == "lease_lost", "lost")
-        assert 1.2 < time.monotonic() - began < 5
+        assert datetime.now(UTC) - before > timedelta(seconds=2.5), "not before it is stale"
         with pytest.raises(LaunchError, match=r"was not renewed for \d+ s \(.*cannot patch"):
             one.check()
 
@@ -165,7 +165,7 @@ def test_an_owner_that_fails_or_hangs_does_not_stop_it(api: TinyApi) -> None:
         calls.append(1)
         if len(calls) == 1:
             raise LaunchError("The ledger is down.", code="no_ledger")
-        hang.wait(10)
+        hang.wait(600)
 
     with keeper(api, renew_s=0.05, on_renew=owner) as one:
         eventually(lambda: len(calls) == 2, "called again after its failure")
@@ -190,9 +190,8 @@ def test_a_run_that_the_ledger_settled_as_dead_is_lost(api: TinyApi) -> None:
 
 def test_leaving_does_not_wait_for_a_frozen_server(api: TinyApi) -> None:
     with keeper(api) as one:
-        api.faults = [Fault("PATCH", "/leases", "freeze", seconds=0.9, times=9)]
+        api.faults = [Fault("PATCH", "/leases", "freeze", seconds=2.0, times=9)]
         before = api.calls("PATCH")
         eventually(lambda: api.calls("PATCH") > before, "a renewal is under way")
-        began = time.monotonic()
-    assert time.monotonic() - began < 0.8
+    assert one._thread.is_alive(), "it was not waited for"
     eventually(lambda: not one._thread.is_alive(), "its thread ends with its call")

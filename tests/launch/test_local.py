@@ -50,7 +50,7 @@ def launcher(tmp_path: Path) -> LocalLauncher:
     return LocalLauncher(tmp_path)
 
 
-def refusal(launcher: LocalLauncher, spec: ServerSpec, *, seconds: float = 30.0) -> LaunchError:
+def refusal(launcher: LocalLauncher, spec: ServerSpec, *, seconds: float = 120.0) -> LaunchError:
     with pytest.raises(LaunchError) as caught, launcher.serve(spec, Deadline.after(seconds), ignore):
         pytest.fail("it must not start")
     assert no_engine_runs(spec)
@@ -103,7 +103,7 @@ def test_a_real_engine_is_served_and_described(served: tuple[ServerSpec, Endpoin
     assert facts["engine_args"]["threads"] == "1"
     assert facts["env"] == {"OMP_NUM_THREADS": "1"}
     assert facts["provisioned_at"] < facts["weights_loaded_at"] < facts["ready_at"]
-    assert 0 < facts["weights_s"] < facts["ready_s"] < 60
+    assert 0 < facts["weights_s"] < facts["ready_s"] < 120
     json.dumps(facts)
 
     # No secret of ours reaches the engine, its log or the record.
@@ -129,7 +129,7 @@ def test_the_death_of_one_replica_is_noticed_and_an_exception_stops_the_other(
             children = psutil.Process().children(recursive=True)
             engine = next(p for p in children if port in p.cmdline() and "--log" not in " ".join(p.cmdline()))
             engine.kill()
-            limit = time.monotonic() + 10
+            limit = time.monotonic() + 60
             while time.monotonic() < limit:
                 endpoint.check_alive()
                 time.sleep(0.02)
@@ -157,7 +157,7 @@ def test_a_killed_orchestrator_leaves_no_engine(make_spec: SpecMaker, tmp_path: 
         "spec = ServerSpec('run-9', cell, 'm', Path(sys.argv[2]))\n"
         "launcher = LocalLauncher(Path(sys.argv[2]))\n"
         "with launcher.serve(spec, Deadline.after(120), lambda *_: None) as endpoint:\n"
-        "    print(endpoint.replicas[0].replica_id, flush=True); time.sleep(120)\n"
+        "    print(endpoint.replicas[0].replica_id, flush=True); time.sleep(600)\n"
     )
     command = [sys.executable, "-c", code, json.dumps(spec.cell.to_dict()), str(spec.work_dir)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as orchestrator:
@@ -166,7 +166,7 @@ def test_a_killed_orchestrator_leaves_no_engine(make_spec: SpecMaker, tmp_path: 
         below = psutil.Process(orchestrator.pid).children(recursive=True)
         assert any("llamacpp_server" in " ".join(p.cmdline()) for p in below)
         orchestrator.send_signal(signal.SIGKILL)
-        _, alive = psutil.wait_procs(below, timeout=5)
+        _, alive = psutil.wait_procs(below, timeout=60)
     assert [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
 
 
@@ -183,7 +183,10 @@ def test_the_server_program_refuses_a_busy_port() -> None:
         port = taken.getsockname()[1]
         command = [sys.executable, "-P", str(llamacpp_server.__file__), "--model", "x", "--alias", "x"]
         done = subprocess.run(
-            [*command, "--host", "127.0.0.1", "--port", str(port)], capture_output=True, text=True, timeout=30
+            [*command, "--host", "127.0.0.1", "--port", str(port)],
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
     assert done.returncode == 98
     assert done.stderr == f"Port {port} on 127.0.0.1 is already in use.\n"
@@ -283,7 +286,7 @@ class Silent(LlamaCpp):
             sys.executable,
             "-S",
             "-c",
-            "print('token=hunter2secret', flush=True); import time; time.sleep(60)",
+            "print('token=hunter2secret', flush=True); import time; time.sleep(600)",
         ]
 
 

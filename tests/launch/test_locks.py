@@ -43,7 +43,7 @@ def test_a_killed_holder_is_dead_though_its_file_remains(tmp_path: Path) -> None
         assert holder.stdout.readline() == b"held\n"
         assert is_alive(attempt)
         holder.kill()
-        holder.wait(timeout=10)
+        holder.wait(timeout=60)
     assert Path(attempt["lock"]).exists()
     assert not is_alive(attempt)
 

@@ -188,7 +188,9 @@ def test_a_neuron_configuration_of_the_cell_lifts_the_refusals() -> None:
 
 
 def test_quantization_is_said_only_where_the_checkpoint_is_not_so_already() -> None:
-    assert flag(server(served(make_cell("p5.4xlarge", quantization="fp8"))), "quantization") == "fp8"
+    assert (
+        flag(server(served(make_cell("p5.4xlarge", quantization="fp8"))), "quantization") == "fp8_per_tensor"
+    )
     assert flag(server(served(make_cell("p5.48xlarge", "deepseek-r1", tp=8))), "quantization") is None
     assert flag(server(served(make_cell("g6e.xlarge", "gpt-oss-20b"))), "quantization") is None
 

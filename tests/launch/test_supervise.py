@@ -4,6 +4,7 @@ die.
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ import pytest
 from accelbench_assets.launch import supervise
 from accelbench_assets.launch.process import SupervisedProcess
 
-LIMIT_S = 5.0
+LIMIT_S = 60.0  # of a hang; the children would live ten minutes
 
 # Ignores SIGTERM, and so does its child, which has left the process group and the session.
 STUBBORN = """
@@ -71,7 +72,7 @@ def is_running(pid: int) -> bool:
 
 
 def wait_for(path: Path, process: subprocess.Popen[bytes]) -> str:
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + LIMIT_S
     while not path.exists():
         assert process.poll() is None or path.exists(), "the orchestrator ended before its child had started"
         assert time.monotonic() < limit
@@ -79,8 +80,8 @@ def wait_for(path: Path, process: subprocess.Popen[bytes]) -> str:
     return path.read_text()
 
 
-def all_gone(pids: list[int], within_s: float) -> bool:
-    limit = time.monotonic() + within_s
+def all_gone(pids: list[int]) -> bool:
+    limit = time.monotonic() + LIMIT_S
     while any(is_running(pid) for pid in pids):
         if time.monotonic() > limit:
             return False
@@ -135,20 +136,21 @@ def test_nothing_outlives_its_run(how: str, grace_s: float, tmp_path: Path) -> N
         elif how == "SIGSTOP of the child":
             os.kill(pids["child"], signal.SIGSTOP)
             orchestrator.kill()
-        assert all_gone(everyone, LIMIT_S)
+        assert all_gone(everyone)
         if how in ("normal", "exception", "SIGINT"):
-            assert orchestrator.wait(timeout=10) == (0 if how == "normal" else -2 if how == "SIGINT" else 1)
+            assert orchestrator.wait(timeout=LIMIT_S) == (
+                0 if how == "normal" else -2 if how == "SIGINT" else 1
+            )
     finally:
         if escaped is not None:
             os.kill(escaped, signal.SIGKILL)
         orchestrator.kill()
-        orchestrator.communicate(timeout=10)
+        orchestrator.communicate(timeout=LIMIT_S)
 
 
-def run(tmp_path: Path, code: str, **options: object) -> tuple[SupervisedProcess, list[str], float]:
+def run(tmp_path: Path, code: str, **options: object) -> tuple[SupervisedProcess, list[str]]:
     lines: list[str] = []
-    started = time.monotonic()
-    settings = {"deadline_s": 30.0, "grace_s": 0.3, "pass_stdout": True, **options}
+    settings = {"deadline_s": 300.0, "grace_s": 0.3, "pass_stdout": True, **options}
     with SupervisedProcess(
         [sys.executable, "-S", "-c", code],
         log=tmp_path / "x.log",
@@ -158,12 +160,12 @@ def run(tmp_path: Path, code: str, **options: object) -> tuple[SupervisedProcess
         while not process.over():
             if line := process.line(0.5):
                 lines.append(line)
-    return process, lines, time.monotonic() - started
+    return process, lines
 
 
 def test_output_and_exit_code_of_a_normal_end(tmp_path: Path) -> None:
     code = "import sys; print('one'); print('two', end=''); print('err', file=sys.stderr); sys.exit(7)"
-    process, lines, _ = run(tmp_path, code)
+    process, lines = run(tmp_path, code)
     assert lines == ["one", "two"]
     assert process.how_it_ended() == ("exited", 7)
     assert (tmp_path / "x.log").read_text() == "err\n"
@@ -171,23 +173,24 @@ def test_output_and_exit_code_of_a_normal_end(tmp_path: Path) -> None:
 
 
 def test_deadline_is_reported_and_kept(tmp_path: Path) -> None:
-    process, _, took_s = run(tmp_path, "import time; time.sleep(60)", deadline_s=0.3)
+    process, _ = run(tmp_path, "import time; time.sleep(600)", deadline_s=0.3, grace_s=60.0)
     assert process.how_it_ended() == ("deadline", -signal.SIGTERM)
-    assert took_s < 5
+    assert process.exit is not None
+    assert 0.3 <= process.exit["seconds"] < LIMIT_S
 
 
 def test_sigterm_comes_before_sigkill(tmp_path: Path) -> None:
     code = (
         "import signal, sys, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: (print('flushed', flush=True), sys.exit(0)))\n"
-        "print('up', flush=True); time.sleep(60)"
+        "print('up', flush=True); time.sleep(600)"
     )
     with SupervisedProcess(
-        [sys.executable, "-c", code], log=tmp_path / "x.log", env=os.environ, deadline_s=30, grace_s=5,
+        [sys.executable, "-c", code], log=tmp_path / "x.log", env=os.environ, deadline_s=300, grace_s=60,
         pass_stdout=True,
     ) as process:  # fmt: skip
-        assert process.line(10) == "up"
-    assert process.line(1) == "flushed"
+        assert process.line(LIMIT_S) == "up"
+    assert process.line(LIMIT_S) == "flushed"
     assert process.how_it_ended() == ("lifeline", 0)
 
 
@@ -206,38 +209,36 @@ def test_helpers_left_behind_are_collected(tmp_path: Path) -> None:
     target = tmp_path / "grandchild"
     leave = str(tmp_path / "leaving.py")
     code = f"import runpy, sys; sys.argv = ['x', {str(target)!r}]; runpy.run_path({leave!r})"
-    process, _, _ = run(tmp_path, code)
+    process, _ = run(tmp_path, code)
     assert process.how_it_ended() == ("exited", 0)
     assert not is_running(int(target.read_text()))
 
 
-def test_the_supervisor_starts_quickly_and_alone(tmp_path: Path) -> None:
-    """Standard library only, by path, without ``site``: the best of five starts."""
-    command = [
-        sys.executable,
-        "-I",
-        "-S",
-        str(supervise.__file__),
-        f"--log={tmp_path / 'x'}",
-        "--",
-        "/bin/sleep",
-        "9",
-    ]
-    times = []
-    for _ in range(5):
-        started = time.monotonic()
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            assert process.stdin is not None
-            assert process.stdout.readline() == b"\n"
-            assert json.loads(process.stdout.readline())["event"] == "supervisor_started"
-            times.append(time.monotonic() - started)
-            process.stdin.close()
-    assert min(times) < 0.5, times
+def test_the_supervisor_needs_the_standard_library_alone(tmp_path: Path) -> None:
+    """By path, without ``site``: nothing of ours and nothing installed is imported (its speed is a benchmark)."""
+    listing = (
+        "import runpy, sys; sys.argv = ['supervise', *sys.argv[1:]]\n"
+        f"try:\n    runpy.run_path({str(supervise.__file__)!r}, run_name='__main__')\n"
+        "finally:\n    print([name.partition('.')[0] for name in sys.modules], file=sys.stderr)"
+    )
+    command = [sys.executable, "-I", "-S", "-c", listing, f"--log={tmp_path / 'x'}", "--", "/bin/true"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        output, listed = (
+            process.stdout.read(),
+            process.stderr.read(),
+        )  # stdin, its lifeline, stays open meanwhile
+        assert process.wait(LIMIT_S) == 0, listed
+    said = [json.loads(line) for line in output.split("\n") if line]
+    assert [one["event"] for one in said] == ["supervisor_started", "supervisor_exit"]
+    loaded = set(ast.literal_eval(listed.strip().splitlines()[-1])) - {"__main__"}
+    assert loaded <= set(sys.stdlib_module_names), loaded - set(sys.stdlib_module_names)
 
 
 def test_usage_errors(tmp_path: Path) -> None:
     command = [sys.executable, "-I", "-S", str(supervise.__file__), "--log", str(tmp_path / "x")]
-    done = subprocess.run([*command, "--"], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([*command, "--"], capture_output=True, text=True, timeout=LIMIT_S)
     assert done.returncode == 2
     assert "command is missing" in done.stderr

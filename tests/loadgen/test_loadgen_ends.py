@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,31 +22,36 @@ from loadgen.output import OutputError, open_sink
 from tests.support.lakes import BUCKET, S3_GROUP
 from tests.support.seaweed import Seaweed
 
-from .conftest import ENV, Result, Truth, finish, make_plan, start_run
+from .conftest import ENV, HANG_S, Result, Truth, finish, make_plan, start_run
 
 Start = Callable[..., Truth]
 Run = Callable[..., Result]
 FAST = ("--ttft-ms", "5", "--gap-ms", "1")
+LONG_S = 200.0  # a window that only what is tested can end
 
 
-def quick(duration_s: float = 0.3, **changes: float) -> workloads.Workload:
-    return workloads.custom(concurrency=2, isl=32, osl=8, duration_s=duration_s, warmup_s=0.1, **changes)
+def quick(duration_s: float = 0.3) -> workloads.Workload:
+    return workloads.custom(concurrency=2, isl=32, osl=8, duration_s=duration_s, warmup_s=0.1)
 
 
-def await_event(process: subprocess.Popen[str], name: str, phase: str | None = None) -> None:
+def await_answers(process: subprocess.Popen[str], count: int) -> None:
+    """Until so many requests have been answered, some of them in the window."""
     assert process.stdout is not None
+    seen = None
     for line in process.stdout:
         event = json.loads(line)
-        if event["event"] == name and phase in (None, event["phase"]):
-            return
-    raise AssertionError(f"no {name}")
+        if event["event"] == "progress" and event["phase"] == "measure":
+            if seen is None:
+                seen = event["completed"]
+            elif event["completed"] >= seen + count:
+                return
+    raise AssertionError(f"not {count} answers: {process.communicate(timeout=HANG_S)}")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_keeps_what_was_measured(truth: Start, tmp_path: Path, number: signal.Signals) -> None:
-    process, out = start_run(make_plan(truth(*FAST).url, quick(30.0)), tmp_path)
-    await_event(process, "progress", "measure")
-    await_event(process, "progress", "measure")
+    process, out = start_run(make_plan(truth(*FAST).url, quick(LONG_S)), tmp_path)
+    await_answers(process, 10)
     process.send_signal(number)
     result = finish(process, out)
     assert result.code == 130
@@ -59,17 +63,17 @@ def test_a_signal_keeps_what_was_measured(truth: Start, tmp_path: Path, number: 
 
 
 def test_the_deadline_ends_a_run_and_keeps_its_samples(truth: Start, run: Run) -> None:
-    result = run(make_plan(truth(*FAST).url, quick(30.0), deadline_s=4.0))
+    result = run(make_plan(truth(*FAST).url, quick(LONG_S), deadline_s=5.0))
     assert result.code == 1
-    assert "deadline of 4 s" in result.error
-    assert len(result.rows) > 10
+    assert "deadline of 5 s" in result.error
+    assert result.shard["rows"] == len(result.rows) > 4, "more than the calibration"
     assert result.shard["complete"] is False
 
 
 def test_a_server_that_dies_ends_the_run(truth: Start, tmp_path: Path) -> None:
     server = truth(*FAST)
-    process, out = start_run(make_plan(server.url, quick(30.0)), tmp_path)
-    await_event(process, "progress", "measure")
+    process, out = start_run(make_plan(server.url, quick(LONG_S)), tmp_path)
+    await_answers(process, 1)
     server.process.kill()
     result = finish(process, out)
     assert result.code == 1
@@ -268,10 +272,10 @@ def test_a_wrong_place_in_s3_ends_the_command_before_anything_is_sent(
 ) -> None:
     server = truth(*FAST)
     path = tmp_path / "plan.json"
-    path.write_text(make_plan(server.url, quick(30.0)).to_json())
+    path.write_text(make_plan(server.url, quick(LONG_S)).to_json())
     command = [sys.executable, "-m", "loadgen", "run", "--plan", str(path), "--out", f"s3://{bucket}/x"]
     everything = {**ENV, **s3_environment.environment(), **env}
-    done = subprocess.run(command, capture_output=True, text=True, env=everything, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, env=everything, timeout=HANG_S)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: Writing s3://{bucket}/x/…/.probe-")
     assert done.stderr.strip().count("\n") == 0
@@ -283,7 +287,7 @@ def test_the_ground_truth_server_ends_with_its_parent(truth: Start) -> None:
     server = truth(*FAST)
     assert server.process.stdin is not None
     server.process.stdin.close()
-    assert server.process.wait(10) == 0
+    assert server.process.wait(HANG_S) == 0
 
 
 def test_the_ground_truth_server_says_that_it_is_simulated(truth: Start) -> None:
@@ -296,18 +300,9 @@ def test_the_ground_truth_server_says_that_it_is_simulated(truth: Start) -> None
         ("/v1/models", b'"truth"'),
         ("/metrics", b"truth_requests_total 0"),
     ):
-        with urlopen(url + path, timeout=5) as answer:
+        with urlopen(url + path, timeout=HANG_S) as answer:
             assert answer.headers["x-accelbench-origin"] == "simulated"
             assert holds in answer.read()
-
-
-def test_the_first_request_leaves_soon_after_the_command_starts(truth: Start, run: Run) -> None:
-    server = truth(*FAST)
-    began = time.perf_counter_ns()
-    result = run(make_plan(server.url, quick()))
-    assert result.code == 0
-    first = min(entry["received_ns"] for entry in server.log().values())
-    assert (first - began) / 1e9 < 2.0  # about 0.2 s on a quiet machine; shared machines stall
 
 
 def test_flags_make_a_plan(truth: Start, tmp_path: Path) -> None:
@@ -337,14 +332,14 @@ def test_flags_make_a_plan(truth: Start, tmp_path: Path) -> None:
         "--warmup",
         "0",
     ]
-    done = subprocess.run([*command, *flags], capture_output=True, text=True, env=ENV, timeout=60)
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, env=ENV, timeout=HANG_S)
     assert done.returncode == 0, done.stderr
     shard = json.loads((tmp_path / "shard=000" / "shard.json").read_text())
     assert shard["steps"][0]["arrival"] == "constant"
     assert shard["steps"][0]["sent"] == shard["steps"][0]["ok"] == 10
     assert "samples written" in done.stdout
     wrong = subprocess.run(
-        [*command, "--concurrency", "0"], capture_output=True, text=True, env=ENV, timeout=60
+        [*command, "--concurrency", "0"], capture_output=True, text=True, env=ENV, timeout=HANG_S
     )
     assert wrong.returncode == 2
     assert "--concurrency" in wrong.stderr

@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,20 +18,35 @@ from loadgen import workloads
 from loadgen.output import OutputError, open_sink
 
 from ..support.seaweed import Seaweed, weed_binary
-from .conftest import ENV, Result, Truth, make_plan
+from .conftest import ENV, HANG_S, Result, Truth, make_plan
 
 Start = Callable[..., Truth]
 Run = Callable[..., Result]
 FAST = ("--ttft-ms", "5", "--gap-ms", "1")
 
 
-def quick(duration_s: float = 0.3, **changes: float) -> workloads.Workload:
-    return workloads.custom(concurrency=2, isl=32, osl=8, duration_s=duration_s, warmup_s=0.1, **changes)
+def quick(requests: int = 12) -> workloads.Workload:
+    """A window that ends after so many requests, however long they take on this machine."""
+    return workloads.custom(
+        concurrency=2, isl=32, osl=8, duration_s=60.0, warmup_s=0.1, tail_s=30.0, requests=requests
+    )
 
 
-def test_an_unreachable_s3_is_told_soon(truth: Start, tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+def test_an_unreachable_s3_is_told_after_few_tries(truth: Start, tmp_path: Path) -> None:
+    """What took the port hangs up on everybody, and counts them."""
+    callers: list[object] = []
+
+    def hang_up() -> None:
+        while True:
+            try:
+                connection, caller = taken.accept()
+            except OSError:
+                return
+            connection.close()
+            callers.append(caller)
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        threading.Thread(target=hang_up, daemon=True).start()
         env = {
             **ENV,
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{taken.getsockname()[1]}",
@@ -51,13 +66,13 @@ def test_an_unreachable_s3_is_told_soon(truth: Start, tmp_path: Path) -> None:
             "s3://b/p",
         ]
         flags = ["--concurrency", "1", "--isl", "32", "--osl", "4", "--duration", "0.2", "--warmup", "0"]
-        began = time.monotonic()
-        done = subprocess.run([*command, *flags], capture_output=True, text=True, env=env, timeout=60)
+        done = subprocess.run([*command, *flags], capture_output=True, text=True, env=env, timeout=HANG_S)
+        taken.shutdown(socket.SHUT_RDWR)
     assert done.returncode == 1
     assert "s3://b/p" in done.stderr
     assert "to S3 failed" in done.stderr
     assert "n0t-a-real-secret" not in done.stdout + done.stderr
-    assert time.monotonic() - began < 45
+    assert 1 <= len(callers) <= 5, "nobody waits for what will not come"
 
 
 def test_parts_go_to_a_real_s3_and_a_missing_bucket_is_told(truth: Start, tmp_path: Path) -> None:
@@ -70,7 +85,7 @@ def test_parts_go_to_a_real_s3_and_a_missing_bucket_is_told(truth: Start, tmp_pa
         base = [sys.executable, "-m", "loadgen", "run", "--url", truth(*FAST).url, "--model", "m"]
         flags = ["--concurrency", "1", "--isl", "32", "--osl", "4", "--duration", "0.2", "--warmup", "0"]
         good = subprocess.run(
-            [*base, *flags, "--out", "s3://kept/a/b"], capture_output=True, text=True, env=env, timeout=60
+            [*base, *flags, "--out", "s3://kept/a/b"], capture_output=True, text=True, env=env, timeout=HANG_S
         )
         assert good.returncode == 0, good.stderr
         prefix = "/a/b/shard=000/"
@@ -84,7 +99,11 @@ def test_parts_go_to_a_real_s3_and_a_missing_bucket_is_told(truth: Start, tmp_pa
         part = s3.client().get_object(Bucket="kept", Key=f"{prefix}part-000-000.parquet"[1:])["Body"].read()
         assert hashlib.sha256(part).hexdigest() == shard["parts"][0]["sha256"]
         bad = subprocess.run(
-            [*base, *flags, "--out", "s3://missing/a"], capture_output=True, text=True, env=env, timeout=60
+            [*base, *flags, "--out", "s3://missing/a"],
+            capture_output=True,
+            text=True,
+            env=env,
+            timeout=HANG_S,
         )
         assert bad.returncode == 1
         assert "s3://missing/a" in bad.stderr
@@ -154,12 +173,16 @@ def test_https_with_a_certificate(truth: Start, tmp_path: Path, run: Run) -> Non
         good = run(make_plan(url, quick()), {"SSL_CERT_FILE": str(certificate)})
         assert good.code == 0, good.error
         rows = good.measured()
-        assert {(row["status"], row["output_tokens"], row["chunk_stamp"]) for row in rows} == {
-            ("ok", 8, "user")
-        }
+        assert {(row["status"], row["output_tokens"]) for row in rows} == {("ok", 8)}
+        for (
+            row
+        ) in rows:  # a machine that stood still gave all chunks to one read, whose stamp they then share
+            alone = len(set(row["chunk_offset_us"])) > 1
+            assert row["chunk_stamp"] == ("user" if alone else "shared")
+        assert all(row["client_lag_p99_us"] is None for row in rows), "no read has the kernel's stamp"
         assert good.shard["client"]["stamp_source"] == "user"
         assert all(row["ttft_from_send_ms"] >= 19 for row in rows)
-        assert any(row["connection_reused"] for row in rows)
+        assert sum(row["connection_reused"] for row in rows) >= len(rows) - 2
         bad = run(make_plan(url, quick()))
         assert bad.code == 1
         assert "cannot connect" in bad.error

@@ -14,7 +14,7 @@ import pytest
 from loadgen import workloads
 from loadgen.plan import Plan
 
-from .conftest import ENV, Result, Truth, make_plan
+from .conftest import ENV, HANG_S, Result, Truth, finish, make_plan, start_run
 
 Start = Callable[..., Truth]
 Run = Callable[..., Result]
@@ -23,17 +23,17 @@ FAST = ("--ttft-ms", "5", "--gap-ms", "1")
 
 def command(*options: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "loadgen", "run", *options]
-    return subprocess.run(line, capture_output=True, text=True, env=ENV, timeout=60, check=False)
+    return subprocess.run(line, capture_output=True, text=True, env=ENV, timeout=HANG_S, check=False)
 
 
 def search_plan(url: str, deadline_s: float, **slo: float) -> Plan:
     workload = workloads.custom(concurrency=1, isl=32, osl=4, duration_s=1.0, warmup_s=0.1, tail_s=2.0)
     search = {"slo": {"quantile": 0.9, **slo}, "max_concurrency": 2, "fractions": [0.5]}
-    return make_plan(url, workload, search=search, deadline_s=deadline_s, null_server=False)
+    return make_plan(url, workload, search=search, deadline_s=deadline_s)
 
 
 def test_a_search_adds_steps_and_says_what_it_found(truth: Start, run: Run) -> None:
-    result = run(search_plan(truth("--ttft-ms", "90", "--gap-ms", "20").url, 60, e2e_ms=5000.0))
+    result = run(search_plan(truth("--ttft-ms", "90", "--gap-ms", "20").url, 110, e2e_ms=5000.0))
     assert result.code == 0, result.error
     capacity, steps = result.shard["capacity"], result.shard["steps"]
     assert [(p["kind"], p["load_kind"]) for p in capacity["points"]] == [
@@ -45,31 +45,52 @@ def test_a_search_adds_steps_and_says_what_it_found(truth: Start, run: Run) -> N
     assert [step["step_index"] for step in steps] == [0, 1, 2]
     assert capacity["status"] == "confirmed", capacity
     assert capacity["capacity_requests_per_s"] == steps[2]["load_value"]
-    assert capacity["closed_requests_per_s"] == pytest.approx(2 / 0.150, rel=0.4)
+    rates = []
+    for step in steps[:2]:
+        rows = [
+            row for row in result.rows if (row["step_index"], row["status"]) == (step["step_index"], "ok")
+        ]
+        ended = [row["sent_at"] + int(row["e2e_from_send_ms"] * 1e6) for row in rows]
+        begin, end = step["phase_starts_ns"]["measure"], step["measure_end_ns"]
+        rates.append(sum(begin <= at < end for at in ended) / (end - begin) * 1e9)
+    assert capacity["closed_requests_per_s"] == pytest.approx(max(rates), rel=1e-6)
+    assert capacity["closed_requests_per_s"] <= 2 / 0.150 + 2, "two users are not answered faster"
     assert result.shard["schedule_hash"]
     messages = [event["message"] for event in result.events if event["event"] == "point"]
     assert len(messages) == 3
     assert messages[0].startswith("ladder C=1: ")
 
 
-def test_a_search_that_runs_out_of_time_says_so_and_keeps_its_points(truth: Start, run: Run) -> None:
+def test_a_search_that_runs_out_of_time_says_so_and_keeps_its_points(truth: Start, tmp_path: Path) -> None:
     workload = workloads.custom(concurrency=1, isl=32, osl=4, duration_s=1.5, warmup_s=0.1, tail_s=2.0)
-    plan = make_plan(truth(*FAST).url, workload, search={"slo": {"quantile": 0.9}}, deadline_s=9.0)
-    result = run(plan)
+    search, url, result = {"slo": {"quantile": 0.9}}, truth(*FAST).url, None
+    for deadline_s in (9.0, 18.0, 36.0, 72.0):  # a machine that needs nine seconds to begin gets more
+        plan = make_plan(url, workload, search=search, deadline_s=deadline_s, null_server=True)
+        folder = tmp_path / f"{deadline_s:g}"
+        folder.mkdir()
+        result = finish(*start_run(plan, folder))
+        if result.shard["steps"]:
+            break
+    assert result is not None
     assert result.code == 0, result.error
     capacity = result.shard["capacity"]
     assert capacity["status"] == "incomplete"
     assert "of the deadline are left" in capacity["reason"]
-    assert 1 <= len(capacity["points"]) == len(result.shard["steps"]) <= 5
+    assert 1 <= len(capacity["points"]) == len(result.shard["steps"]) <= deadline_s / 1.6
     assert any("ended early" in warning for warning in result.shard["warnings"])
     assert "deadline" in result.shard["client"]["null_server_reason"]
 
 
-def test_the_client_is_measured_against_a_null_server(truth: Start, run: Run) -> None:
+def test_the_client_is_measured_against_a_null_server(truth: Start, tmp_path: Path) -> None:
     workload = workloads.custom(concurrency=4, isl=32, osl=8, duration_s=1.0, warmup_s=0.1)
-    result = run(make_plan(truth(*FAST).url, workload))
-    assert result.code == 0, result.error
-    client = result.shard["client"]
+    plan = make_plan(truth(*FAST).url, workload, null_server=True)
+    for attempt in range(5):
+        (tmp_path / str(attempt)).mkdir()
+        result = finish(*start_run(plan, tmp_path / str(attempt)))
+        assert result.code == 0, result.error
+        client = result.shard["client"]
+        if "did not start within" not in str(client["null_server_reason"]):
+            break  # else the machine was too busy for it, and the record said so
     found = client["null_server"]
     assert client["null_server_reason"] is None
     assert found["events_per_s"] >= found["requests_per_s"] > 0
@@ -129,12 +150,12 @@ def test_a_full_disk_is_one_sentence_and_costs_no_answer(
     truth: Start, tmp_path: Path, patch: str, left: bool
 ) -> None:
     """What was received is in the parts, or in the spool for ``recover``."""
-    workload = workloads.custom(concurrency=2, isl=32, osl=4, duration_s=2, warmup_s=0)
+    workload = workloads.custom(concurrency=2, isl=32, osl=4, duration_s=60, warmup_s=0, requests=60)
     path, out = tmp_path / "plan.json", tmp_path / "out"
     path.write_text(make_plan(truth(*FAST).url, workload).to_json())
     code = f"import errno, sys\n{patch}from loadgen.__main__ import main\nsys.exit(main())"
     line = [sys.executable, "-c", code, "run", "--plan", str(path), "--out", str(out), "--progress", "json"]
-    done = subprocess.run(line, capture_output=True, text=True, env=ENV, timeout=60, check=False)
+    done = subprocess.run(line, capture_output=True, text=True, env=ENV, timeout=HANG_S, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: The disk is full: ")
     assert done.stderr.count("\n") == 1
@@ -145,7 +166,9 @@ def test_a_full_disk_is_one_sentence_and_costs_no_answer(
     assert hint == left
     if left:
         again = [sys.executable, "-m", "loadgen", "recover", "--out", str(out)]
-        recovered = subprocess.run(again, capture_output=True, text=True, env=ENV, timeout=60, check=False)
+        recovered = subprocess.run(
+            again, capture_output=True, text=True, env=ENV, timeout=HANG_S, check=False
+        )
         assert recovered.returncode == 0, recovered.stderr
     assert json.loads(shard.read_text())["rows"] >= 30
     assert not list(shard.parent.glob(".spool-*")), "nothing raw stays"
@@ -167,9 +190,26 @@ def test_progress_tells_live_events(truth: Start, run: Run) -> None:
     live = [event for event in result.events if event["event"] == "progress" and event["phase"] == "measure"]
     assert live
     assert all(event["in_flight"] == 4 for event in live)
-    assert max(event["events_per_s"] for event in live) == pytest.approx(400, rel=0.4), (
-        "four users, 100 tokens/s"
-    )
+    told, before_s = 0.0, 0.0
+    for event in (one for one in result.events if one["event"] == "progress"):
+        told += event["events_per_s"] * (event["elapsed_s"] - before_s)
+        before_s = event["elapsed_s"]
+    start, late_s = result.shard["steps"][0]["phase_starts_ns"]["warmup"], 0.0
+    if (lag_ms := result.shard["client"]["loop_lag_max_ms"]) is not None:
+        late_s = lag_ms / 1000
+
+    def came(until_s: float) -> int:
+        """Reads that brought tokens, by the samples."""
+        rows = [row for row in result.rows if row["phase"] != "calibration"]
+        return sum(
+            (row["sent_at"] - start) / 1e9 + offset / 1e6 < until_s
+            for row in rows
+            for offset in set(row["chunk_offset_us"])
+        )
+
+    begun = sum(row["phase"] != "calibration" for row in result.rows)
+    assert came(before_s - late_s - 0.01) - 5 <= told <= came(before_s + 0.01) + 4 * begun + 5
+    assert came(before_s) > 50, "it is mostly tokens that were counted"
 
 
 BASE = ("--out", "/nowhere/x", "--url", "http://127.0.0.1:9", "--model", "m")
@@ -258,9 +298,25 @@ def test_planned_cancels_go_out_on_time(truth: Start, run: Run) -> None:
     assert cut
     late = sorted(row["ended_ms"] - row["planned_cancel_ms"] for row in cut)
     assert late[0] >= -0.5
-    assert late[len(late) // 2] < 20, "the timer wakes the loop for it"
+    lag_ms = result.shard["client"]["loop_lag_p99_ms"]
+    assert late[len(late) // 2] < max(20.0, lag_ms), "no later than the loop came to anything else"
     assert {row["status"] for row in rows if row["planned_cancel_ms"] is None} == {"ok"}
     assert result.shard["causes"] == [], "a planned cancel is no failure"
+
+
+def test_a_planned_cancel_waits_for_nothing_from_the_server(truth: Start, run: Run) -> None:
+    """One of two servers is silent for ten minutes after its first token: a timer has to wake the loop."""
+    urls = [
+        truth(*FAST).url,
+        truth("--ttft", "5", "--gap", "600000").url,
+    ]  # the first answers the calibration
+    result = run(make_plan(urls, document(cancel={"share": 1.0, "expected_ms": 400})))
+    assert result.code == 0, result.error
+    rows = [row for row in result.measured() if urls[1].endswith(row["replica_id"])]
+    assert len(rows) >= 15
+    assert {row["status"] for row in rows} == {"cancelled"}
+    assert None not in {row["planned_cancel_ms"] for row in rows}, "as planned, not cut when the step ended"
+    assert max(row["ended_ms"] - row["planned_cancel_ms"] for row in rows) < 60_000
 
 
 def test_work_given_at_once_ends_the_window_when_it_is_done(truth: Start, run: Run) -> None:

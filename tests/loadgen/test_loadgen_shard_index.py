@@ -17,7 +17,8 @@ from loadgen import workloads
 from loadgen.limits import cpu_limit, throttled_s
 from loadgen.plan import Plan, ScrapeTarget
 
-from .conftest import ENV, Truth, make_plan
+from .conftest import ENV, HANG_S, Truth, make_plan
+from .test_loadgen_scrape import BUSY
 
 Start = Callable[..., Truth]
 FAST = ("--ttft-ms", "10", "--gap-ms", "1")
@@ -54,7 +55,7 @@ def test_two_pods_of_one_plan_send_the_whole_schedule_and_nothing_twice(truth: S
     plan = make_plan(server.url, workload, shards=2, null_server=False)
     pods = [start(plan, tmp_path, "--shard-index", str(k)) for k in (0, 1)]
     for pod in pods:
-        _, error = pod.communicate(timeout=60)
+        _, error = pod.communicate(timeout=HANG_S)
         assert pod.returncode == 0, error
     out = tmp_path / "out"
     documents = [json.loads((out / f"shard=00{k}" / "shard.json").read_text()) for k in (0, 1)]
@@ -87,7 +88,7 @@ def test_a_shard_the_plan_does_not_have_is_refused_before_anything_is_sent(
 ) -> None:
     plan = make_plan("http://127.0.0.1:9", workloads.custom(concurrency=2, duration_s=0.2), shards=shards)
     pod = start(plan, tmp_path, *options)
-    _, error = pod.communicate(timeout=30)
+    _, error = pod.communicate(timeout=HANG_S)
     assert pod.returncode == 2
     assert named in error
     assert not (tmp_path / "out").exists()
@@ -96,10 +97,10 @@ def test_a_shard_the_plan_does_not_have_is_refused_before_anything_is_sent(
 def test_workers_are_shards_of_their_own_and_only_shard_0_of_their_plan_exists(tmp_path: Path) -> None:
     plan = make_plan("http://127.0.0.1:9", workloads.custom(concurrency=2, duration_s=0.2), workers=2)
     pod = start(plan, tmp_path, "--shard-index", "1")
-    _, error = pod.communicate(timeout=30)
+    _, error = pod.communicate(timeout=HANG_S)
     assert (pod.returncode, "--shard-index: 1 is not 0" in error) == (2, True)
     pod = start(plan, tmp_path, "--shard-index", "0")
-    _, error = pod.communicate(timeout=30)
+    _, error = pod.communicate(timeout=HANG_S)
     assert pod.returncode == 1, "it was tried: nobody answers there"
     assert "worker" in error
 
@@ -111,7 +112,7 @@ def test_it_belongs_to_a_plan(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         env=ENV,
-        timeout=30,
+        timeout=HANG_S,
         check=False,
     )
     assert done.returncode == 2
@@ -139,14 +140,16 @@ def test_no_home_no_settings_and_no_current_folder_are_needed(truth: Start, tmp_
             "PYTHONDONTWRITEBYTECODE": "1",
         },
         cwd=gone,
-        timeout=60,
+        timeout=HANG_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     assert not gone.exists()
     for k in (0, 1):
         document = json.loads((tmp_path / "out" / f"shard=00{k}" / "shard.json").read_text())
-        assert (document["complete"], document["scrapes"][0]["gaps"]) == (True, {})
+        assert document["complete"]
+        assert set(document["scrapes"][0]["gaps"]) <= BUSY
+        assert document["scrapes"][0]["readings"] >= 2
 
 
 def test_a_first_process_heeds_the_signal_that_ends_its_pod_from_its_first_line() -> None:
@@ -156,7 +159,7 @@ def test_a_first_process_heeds_the_signal_that_ends_its_pod_from_its_first_line(
         "import loadgen.__main__\nos.kill(os.getppid(), 0)\nsignal.raise_signal(signal.SIGTERM)\nprint('deaf')"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=ENV, timeout=30, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, env=ENV, timeout=HANG_S, check=False
     )
     assert (done.returncode, done.stdout) == (130, "")
 

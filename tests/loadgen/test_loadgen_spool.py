@@ -24,11 +24,12 @@ from loadgen.ledger import Ledger
 from loadgen.monitor import Monitor
 from loadgen.output import OutputError
 from loadgen.plan import Replica
+from loadgen.recover import main as recover_main
 from loadgen.samples import Origin, SampleBatch
 from loadgen.spool import Spool, records
 from loadgen.spool_decode import BackgroundDecoder, batches
 
-from .conftest import ENV, Truth, make_plan, start_run
+from .conftest import ENV, HANG_S, Truth, make_plan, start_run
 from .test_loadgen_decode import delta, reads_of, usage_only
 
 ORIGIN = Origin("run", 2, 1, "m", 10**15, lambda text: text.replace("s3cr3t", "****"))
@@ -209,7 +210,7 @@ def test_a_background_process_decodes_full_segments_to_the_same_samples(tmp_path
             book.flush()
             while not decoder.decoded:
                 assert decoder._process is not None
-                decoder._process.wait(60)
+                decoder._process.wait(HANG_S)
                 decoder.look(clock)
     assert decoder.decoded[0].stat().st_size == 0  # its bytes are gone from the disk
     first = SampleBatch.from_parquet(next(tmp_path.glob("*.parquet")).read_bytes())
@@ -230,21 +231,21 @@ def test_a_background_process_decodes_full_segments_to_the_same_samples(tmp_path
 def test_a_killed_generator_leaves_samples_that_can_be_recovered(
     truth: Callable[..., Truth], tmp_path: Path
 ) -> None:
-    workload = workloads.custom(concurrency=4, isl=32, osl=8, duration_s=60.0, warmup_s=0.1)
+    workload = workloads.custom(concurrency=4, isl=32, osl=8, duration_s=100.0, warmup_s=0.1)
     process, out = start_run(make_plan(truth("--ttft-ms", "5", "--gap-ms", "1").url, workload), tmp_path)
     recover = [sys.executable, "-m", "loadgen", "recover", "--out", str(out)]
     assert process.stdout is not None
     completed = 0
     while completed < 30:
         completed = json.loads(process.stdout.readline()).get("completed") or 0
-    alive = subprocess.run(recover, capture_output=True, text=True, env=ENV, timeout=60)
+    alive = subprocess.run(recover, capture_output=True, text=True, env=ENV, timeout=HANG_S)
     assert alive.returncode == 1
     assert "still running" in alive.stderr
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=30)
+    process.communicate(timeout=HANG_S)
     shard = out / "shard=000"
     assert not (shard / "shard.json").exists()
-    done = subprocess.run(recover, capture_output=True, text=True, env=ENV, timeout=60)
+    done = subprocess.run(recover, capture_output=True, text=True, env=ENV, timeout=HANG_S)
     assert done.returncode == 0, done.stderr
     record = json.loads((shard / "shard.json").read_text())
     assert (record["complete"], record["reason"]) == (False, "recovered after the generator was killed")
@@ -258,9 +259,23 @@ def test_a_killed_generator_leaves_samples_that_can_be_recovered(
     assert {"warmup", "measure"} <= {row["phase"] for row in rows}
     assert all(len(row["chunk_offset_us"]) == 8 for row in rows if row["phase"] != "calibration")
     assert [path.name for path in shard.iterdir() if path.name.startswith(".")] == []
-    again = subprocess.run(recover, capture_output=True, text=True, env=ENV, timeout=60)
+    again = subprocess.run(recover, capture_output=True, text=True, env=ENV, timeout=HANG_S)
     assert again.returncode == 1
     assert "nothing to recover" in again.stderr
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00\x01"])
+def test_a_generator_killed_before_its_first_answer_leaves_nothing_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], data: bytes
+) -> None:
+    folder = tmp_path / "shard=000"
+    folder.mkdir()
+    (folder / ".spool-1-000.raw").write_bytes(data)
+    assert recover_main(["--out", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"There is nothing to recover in {folder}: the generator was killed before")
+    assert told.count("\n") == 1
+    assert not (folder / "shard.json").exists()
 
 
 def test_a_segment_half_of_which_was_written_before_is_not_written_twice(tmp_path: Path) -> None:
@@ -309,7 +324,7 @@ def test_memory_does_not_grow_with_the_requests(tmp_path: Path) -> None:
     one batch's (16 MiB of columns, with Parquet's library left out here)."""
     code = _GROWTH.format(root=str(Path(__file__).parents[2]), folder=str(tmp_path))
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S, check=True
     )
     taken, decoded, rows = map(int, done.stdout.split())
     assert rows == 500

@@ -1,4 +1,5 @@
-"""The ground-truth server must not be what limits a test: its CPU against a raw-socket reader."""
+"""What the ground-truth server says of its own work, against a raw-socket reader. What that work costs is a benchmark:
+``tests/benchmarks/test_client_cost.py``."""
 
 from __future__ import annotations
 
@@ -9,9 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
-from tests.loadgen.conftest import Truth
+from tests.loadgen.conftest import HANG_S, Truth
 
 Start = Callable[..., Truth]
 
@@ -25,14 +24,14 @@ def load(server: Truth, streams: int, tokens: int, seconds: float) -> list[dict[
     epoll, view = select.epoll(), memoryview(bytearray(2**18))
     socks: dict[int, socket.socket] = {}
     for _ in range(streams):
-        sock = socket.create_connection((host, int(port)), timeout=20)
+        sock = socket.create_connection((host, int(port)), timeout=HANG_S)
         sock.setblocking(False)
         socks[sock.fileno()] = sock
         epoll.register(sock.fileno(), select.EPOLLIN)
         sock.send(request)
     end, going = time.monotonic() + seconds, streams
     while going:
-        ready = epoll.poll(20)
+        ready = epoll.poll(HANG_S)
         assert ready, "the server fell silent"
         for descriptor, _ in ready:
             size = socks[descriptor].recv_into(view)
@@ -49,20 +48,9 @@ def load(server: Truth, streams: int, tokens: int, seconds: float) -> list[dict[
     return [json.loads(line) for line in server.log_path.read_text().splitlines()]
 
 
-def test_an_unpaced_token_costs_few_microseconds(truth: Start) -> None:
-    """About 6 us on a quiet machine with an event a write, so that 120,000 a second fit into a core."""
-    *requests, last = load(truth("--null"), streams=64, tokens=128, seconds=1.0)
+def test_an_unpaced_server_counts_every_token_it_sent(truth: Start) -> None:
+    *requests, last = load(truth("--null"), streams=64, tokens=128, seconds=0.2)
     own = last["server"]
     assert own["tokens"] == sum(line["tokens"] for line in requests) >= 64 * 128
     assert {tuple(line["sent_tokens"]) for line in requests} == {(1,) * 128}
-    assert own["cpu_s"] / own["tokens"] < 25e-6
-
-
-@pytest.mark.long
-def test_512_lockstep_streams_leave_a_fifth_of_a_core(truth: Start) -> None:
-    """512 streams of 100 tokens a second are 51,200 events a second."""
-    *requests, last = load(truth("--ttft", "50", "--gap", "10"), streams=512, tokens=100, seconds=5.0)
-    own = last["server"]
-    assert own["cpu_s"] / own["tokens"] * 51_200 < 0.8  # also where other load kept the rate below that
-    assert own["core_share_max"] < 0.8
-    assert all(line["buffered_sends"] == 0 for line in requests)
+    assert 0 < own["cpu_s"] <= own["wall_s"] * 1.1

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.loadgen.conftest import ENV, Truth
+from tests.loadgen.conftest import ENV, HANG_S, Truth
 
 Start = Callable[..., Truth]
 FAST = ("--ttft", "5", "--gap", "1")
@@ -45,7 +45,7 @@ class Got:
 
 def call(server: Truth, path: str, body: Any = None, *, method: str | None = None, **headers: str) -> Got:
     host = server.url.removeprefix("http://")
-    connection = http.client.HTTPConnection(host, timeout=20)
+    connection = http.client.HTTPConnection(host, timeout=HANG_S)
     data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
     connection.request(method or ("GET" if body is None else "POST"), path, data, headers)
     answer = connection.getresponse()
@@ -201,7 +201,7 @@ def test_connections_outlive_refusals_and_pipelined_requests_are_answered_in_tur
     get = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
     bad = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n{"
     last = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    with socket.create_connection((host, int(port)), timeout=20) as sock:
+    with socket.create_connection((host, int(port)), timeout=HANG_S) as sock:
         sock.sendall(post + get + bad + post + last)
         received = b""
         while data := sock.recv(65536):
@@ -224,7 +224,7 @@ def test_connections_outlive_refusals_and_pipelined_requests_are_answered_in_tur
 )
 def test_what_is_no_request_ends_the_connection(truth: Start, raw: bytes, status: int) -> None:
     host, _, port = truth(*FAST).url.removeprefix("http://").partition(":")
-    with socket.create_connection((host, int(port)), timeout=20) as sock:
+    with socket.create_connection((host, int(port)), timeout=HANG_S) as sock:
         sock.sendall(raw)
         received = b""
         while data := sock.recv(65536):
@@ -235,7 +235,7 @@ def test_what_is_no_request_ends_the_connection(truth: Start, raw: bytes, status
 def test_a_client_may_wait_to_be_told_to_send_its_body(truth: Start) -> None:
     host, _, port = truth(*FAST).url.removeprefix("http://").partition(":")
     body = b'{"model":"m","prompt":"x","max_tokens":1}'
-    with socket.create_connection((host, int(port)), timeout=20) as sock:
+    with socket.create_connection((host, int(port)), timeout=HANG_S) as sock:
         sock.sendall(
             b"POST /v1/completions HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body)
         )
@@ -269,7 +269,7 @@ def test_each_fault_looks_as_an_engines_would(truth: Start) -> None:
 def test_a_stalled_answer_ends_when_the_client_leaves(truth: Start) -> None:
     server = truth(*FAST, "--faults", "stall:1", "--slots", "1")
     for name in ("first", "second"):  # the second one gets the only slot
-        connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=20)
+        connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=HANG_S)
         body = {"model": "m", "prompt": "x", "stream": True, "max_tokens": 8, "ignore_eos": True}
         connection.request("POST", "/v1/completions", json.dumps(body), {"x-request-id": name})
         answer = connection.getresponse()
@@ -278,7 +278,7 @@ def test_a_stalled_answer_ends_when_the_client_leaves(truth: Start) -> None:
             read += answer.read1(4096)
         answer.close()
         connection.close()
-    end = time.monotonic() + 20
+    end = time.monotonic() + HANG_S
     while samples(call(server, "/metrics").body.decode())["truth_requests_running"]:
         assert time.monotonic() < end
     log = server.log()
@@ -289,7 +289,7 @@ def test_a_stalled_answer_ends_when_the_client_leaves(truth: Start) -> None:
 def test_shares_of_faults_are_kept(truth: Start) -> None:
     server = truth("--ttft", "0", "--gap", "0", "--faults", "500:0.3,short:0.2", "--seed", "4")
     host = server.url.removeprefix("http://")
-    connection = http.client.HTTPConnection(host, timeout=20)
+    connection = http.client.HTTPConnection(host, timeout=HANG_S)
     body = json.dumps({"model": "m", "prompt": "x", "max_tokens": 4, "ignore_eos": True})
     told = []
     for index in range(200):
@@ -371,7 +371,7 @@ def test_metrics_while_requests_run_and_wait(truth: Start) -> None:
     ]  # fmt: skip
     for thread in threads:
         thread.start()
-    end = time.monotonic() + 20
+    end = time.monotonic() + HANG_S
     seen: dict[str, float] = {}
     while time.monotonic() < end:
         seen = samples(call(server, "/metrics").body.decode())
@@ -382,7 +382,7 @@ def test_metrics_while_requests_run_and_wait(truth: Start) -> None:
     assert seen["vllm:prompt_tokens_total"] == 8
     assert seen["vllm:kv_cache_usage_perc"] == pytest.approx((8 + seen["vllm:generation_tokens_total"]) / 100)
     for thread in threads:
-        thread.join(20)
+        thread.join(HANG_S)
     done = samples(call(server, "/metrics").body.decode())
     assert (done["vllm:generation_tokens_total"], done["vllm:prompt_tokens_total"]) == (120, 16)
 
@@ -415,7 +415,7 @@ def test_the_log_says_what_was_drawn_and_sent(truth: Start) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(HANG_S)
     *requests, last = lines(server)
     assert {line["request_id"] for line in requests} == set("abc")
     assert sorted(last) == ["server"]
@@ -443,7 +443,7 @@ def test_the_log_says_what_was_drawn_and_sent(truth: Start) -> None:
 
 def test_a_terminated_server_writes_what_it_had_begun(truth: Start) -> None:
     server = truth("--ttft", "0", "--gap", "20")
-    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=20)
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=HANG_S)
     body = {"model": "m", "prompt": "x", "stream": True, "max_tokens": 1000, "ignore_eos": True}
     connection.request("POST", "/v1/completions", json.dumps(body), {"x-request-id": "cut"})
     answer = connection.getresponse()
@@ -463,9 +463,9 @@ def test_a_client_that_does_not_read_does_not_stop_the_schedule(truth: Start) ->
     body = b'{"model":"m","prompt":"x","stream":true,"ignore_eos":true,"max_tokens":4000000}'
     head = b"POST /v1/completions HTTP/1.1\r\nx-request-id: slow\r\nContent-Length: %d\r\n\r\n" % len(body)
     received = 0
-    with socket.create_connection((host, int(port)), timeout=30) as sock:
+    with socket.create_connection((host, int(port)), timeout=HANG_S) as sock:
         sock.sendall(head + body)
-        end = time.monotonic() + 20
+        end = time.monotonic() + HANG_S
         while samples(call(server, "/metrics").body.decode())["truth_generated_tokens_total"] < 4_000_000:
             assert time.monotonic() < end  # all is generated while nobody reads
         tail = b""
@@ -486,7 +486,7 @@ def test_null_mode_waits_for_its_reader_and_loses_nothing(truth: Start) -> None:
     body = b'{"model":"m","prompt":"x","stream":true,"ignore_eos":true,"max_tokens":1000000}'
     head = b"POST /v1/completions HTTP/1.1\r\nx-request-id: n\r\nContent-Length: %d\r\n\r\n" % len(body)
     received = bytearray()
-    with socket.create_connection((host, int(port)), timeout=30) as sock:
+    with socket.create_connection((host, int(port)), timeout=HANG_S) as sock:
         sock.sendall(head + body)
         assert chat(server, max_tokens=3, ignore_eos=True).status == 200  # others are served meanwhile
         assert samples(call(server, "/metrics").body.decode())["truth_requests_running"] == 1
@@ -566,7 +566,7 @@ def test_help_names_every_flag_and_law() -> None:
         env=ENV,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_S,
     )
     assert done.returncode == 0
     from loadgen.truth.options import parser
@@ -581,7 +581,7 @@ def test_an_interrupt_ends_it_as_a_termination_does(truth: Start) -> None:
     server = truth(*FAST)
     chat(server, max_tokens=2)
     server.process.send_signal(signal.SIGINT)
-    assert server.process.wait(20) == 0
+    assert server.process.wait(HANG_S) == 0
     assert [line.get("request_id") for line in map(json.loads, server.log_path.read_text().splitlines())] == [
         "r",
         None,

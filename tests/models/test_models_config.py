@@ -292,7 +292,7 @@ NAMES = sorted(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.sampled_from(sorted(ALL)), st.dictionaries(st.sampled_from(NAMES), ODD, max_size=4), st.booleans())
 def test_any_value_anywhere_gives_facts_or_one_sentence(name: str, changes: Document, nested: bool) -> None:
     document = copy.deepcopy(ALL[name])
@@ -301,7 +301,7 @@ def test_any_value_anywhere_gives_facts_or_one_sentence(name: str, changes: Docu
     check(document)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=8), ODD, max_size=8))
 def test_any_document_gives_facts_or_one_sentence(document: Document) -> None:
     check(document)

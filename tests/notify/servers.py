@@ -58,10 +58,10 @@ def hook_server() -> Iterator[Hook]:
                 self.connection.close()
                 return
             if answer == -1:
-                hook.over.wait(30)
+                hook.over.wait(600)
                 return
             if answer == -2:
-                for _ in range(300):
+                for _ in range(6000):
                     self.wfile.write(b"H")
                     if hook.over.wait(0.1):
                         return
@@ -139,7 +139,7 @@ class _Session(socketserver.StreamRequestHandler):
         post, verb = self.post, line.split(" ", 1)[0].upper()
         post.verbs.append(verb)
         if verb == post.hang:
-            post.over.wait(30)
+            post.over.wait(600)
             return False
         if verb == "EHLO":
             post.receivers.append([])

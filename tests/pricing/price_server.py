@@ -1,21 +1,27 @@
 """The AWS endpoints that know prices, small and real: one HTTP server on this machine that speaks their protocols.
 
-It answers with the synthetic documents beside it, for whichever region is asked. ``down`` and ``refuse`` break single
-services in single regions, so that what stands beside a failure can be seen.
+It answers with the synthetic documents beside it, for whichever region is asked, and its price lists also sell every
+other packaged type at its packaged price, as a real list would. ``refuse`` breaks single services in single regions, so
+that what stands beside a failure can be seen; ``gone`` are types it no longer sells, ``changed`` is other text.
 """
 
+import csv
+import io
 import json
 import re
 import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
+from accelbench_assets.pricing.providers import packaged_points
+
 DOCUMENTS = Path(__file__).parent / "documents"
-PAGE = 2
+PAGE = 20
 HOME = "us-east-1"
 SERVICES = ("pricing", "ec2", "savingsplans")
 
@@ -30,15 +36,61 @@ def document(name: str, region: str = HOME) -> dict[str, Any]:
     return found
 
 
+LISTS = {
+    "ec2": ("aws", "SYNG6EONDEMAND00", "g6e.xlarge"),
+    "sagemaker": ("aws-sagemaker", "SYNMLG6EHOST0000", "ml.g6e.xlarge"),
+}
+"""Price list -> provider, and the product of one type that stands for those of the others."""
+
+
+@cache
+def sold(name: str, content: str, gone: frozenset[str]) -> str:
+    """A price list with every packaged type that it lacks, at its packaged price, and without those *gone*."""
+    service, _, kind = name.partition("_")
+    if service not in LISTS or not kind.startswith(("products", "offer")):
+        return content
+    provider, sku, model = LISTS[service]
+    priced = {
+        p.instance_type: str(p.usd_per_hour)
+        for p in packaged_points()
+        if p.provider == provider and p.tier == "on_demand" and p.usd_per_hour is not None
+    }
+    new = {n: usd for n, usd in priced.items() if f'"{n}"' not in content and n not in gone}
+    if kind.endswith(".json"):
+        items = json.loads(content)["items"]
+        (one,) = (json.dumps(i) for i in items if i["product"]["sku"] == sku)
+        items = [i for i in items if not gone.intersection(i["product"]["attributes"].values())]
+        for number, (instance, usd) in enumerate(new.items()):
+            item = json.loads(one.replace(sku, f"SYN{number:013d}").replace(model, instance))
+            item["terms"].pop("Reserved", None)
+            (term,) = item["terms"]["OnDemand"].values()
+            (dimension,) = term["priceDimensions"].values()
+            dimension["pricePerUnit"]["USD"] = usd
+            items.append(item)
+        return json.dumps({"synthetic": True, "items": items}, indent=1)
+    rows = list(csv.reader(io.StringIO(content)))
+    (model_row,) = (row for row in rows if row[0] == sku and "OnDemand" in row[3:4])
+    price = rows[5].index("PricePerUnit")
+    kept = [row for row in rows if not gone.intersection(row)]
+    for number, (instance, usd) in enumerate(new.items()):
+        row = [cell.replace(sku, f"SYN{number:013d}").replace(model, instance) for cell in model_row]
+        row[price] = usd
+        kept.append(row)
+    out = io.StringIO()
+    csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(kept)
+    return out.getvalue()
+
+
 @dataclass
 class Prices:
-    """The running server. ``asked`` lists (service, region) of every request; ``factor`` multiplies prices in JSON."""
+    """The running server. ``asked`` lists (service, region) of every request."""
 
     asked: list[tuple[str, str]] = field(default_factory=list)
     refuse: dict[tuple[str, str], tuple[int, str]] = field(default_factory=dict)
     regions: tuple[str, ...] = (HOME, "eu-west-1")
     cut: int | None = None
     changed: dict[str, str] = field(default_factory=dict)  # text in the documents -> text instead
+    gone: set[str] = field(default_factory=set)  # instance types that the price lists lack
     url: str = ""
 
     def environment(self) -> dict[str, str]:
@@ -46,7 +98,7 @@ class Prices:
         return {**services, "AWS_ACCESS_KEY_ID": "synthetic", "AWS_SECRET_ACCESS_KEY": "synthetic-secret"}
 
     def text(self, name: str, region: str) -> str:
-        found = text(name, region)
+        found = sold(name, text(name, region), frozenset(self.gone))
         for old, new in self.changed.items():
             found = found.replace(old, new)
         return found

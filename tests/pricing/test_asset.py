@@ -17,7 +17,7 @@ from accelbench_assets.pricing.sources import Sources
 from accelbench_assets.settings import load_settings
 from tests.pricing.price_server import HOME, Prices
 
-CHECKS = {"price_or_reason", "possible_prices", "price_jumps", "sources_answered"}
+CHECKS = {"price_or_reason", "possible_prices", "price_jumps", "prices_vanished", "sources_answered"}
 
 
 def materialise(day: str, **config: Any) -> tuple[dict[str, dg.AssetCheckEvaluation], dict[str, Any]]:
@@ -70,7 +70,7 @@ def test_it_asks_when_settings_say_so_and_not_when_the_run_says_no(asking: Price
     checks, metadata = materialise(today())
     assert asking.asked
     assert all(check.passed for check in checks.values() if check.check_name != "price_jumps")
-    assert "aws us-east-1 price list: 172 rows" in metadata["asked"].value
+    assert "aws us-east-1 price list: 172 rows, 64 with a price" in metadata["asked"].value
     before = len(asking.asked)
     _, metadata = materialise(today())
     assert len(asking.asked) == before
@@ -109,3 +109,40 @@ def test_a_jump_since_the_day_before_is_a_warning(asking: Prices) -> None:
     assert "p5.48xlarge on_demand: 55.04 to 77.77 (+41 %)" in str(
         checks["price_jumps"].metadata["first"].value
     )
+
+
+def test_a_list_that_sells_nothing_any_more_fails_its_checks_and_keeps_the_prices(asking: Prices) -> None:
+    """The value of an attribute is renamed: the answer is valid, and empty of everything we know."""
+    materialise((datetime.now(UTC) - timedelta(days=1)).date().isoformat())
+    asking.changed['"Shared"'] = '"SharedTenancy"'
+    checks, _ = materialise(today())
+    assert not checks["sources_answered"].passed
+    assert checks["sources_answered"].severity == dg.AssetCheckSeverity.WARN
+    said = str(checks["sources_answered"].metadata["first"].value)
+    assert "aws us-east-1 price list: the answer has no on-demand price where 50 were known" in said
+    assert checks["prices_vanished"].passed
+    priced = [
+        r for r in lake_rows() if r["provider"] == "aws" and r["tier"] == "on_demand" and r["usd_per_hour"]
+    ]
+    assert len(priced) == 50
+
+
+def test_prices_that_are_gone_and_prices_nobody_believes_fail_their_checks(asking: Prices) -> None:
+    from accelbench_assets.pricing.refresh import take
+
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    take(Lake.open(load_settings().lake_url), yesterday.date(), Sources.of(None), now=yesterday)
+    asking.gone.add("p4d.24xlarge")
+    asking.changed['"77.7700000000"'] = '"983.2000000000"'
+    checks, _ = materialise(today())
+    vanished = checks["prices_vanished"]
+    assert not vanished.passed
+    assert vanished.severity == dg.AssetCheckSeverity.WARN
+    first = str(vanished.metadata["first"].value)
+    assert "p4d.24xlarge on_demand: 21.957642 before, none now: not on the on-demand price list" in first
+    possible = checks["possible_prices"]
+    assert not possible.passed
+    assert possible.severity == dg.AssetCheckSeverity.ERROR
+    assert "p5.48xlarge on_demand: implausible: 983.2 USD/h" in str(possible.metadata["first"].value)
+    assert checks["price_or_reason"].passed
+    assert checks["sources_answered"].passed

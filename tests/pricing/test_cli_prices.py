@@ -136,6 +136,7 @@ def test_diff_between_days(prices: Prices) -> None:
         "was": "77.77",
         "is": "70",
         "change": "-9.99 %",
+        "says": "",
     }
     assert len(rows) == 1  # the tier that could not be read kept its prices
     assert "is not before" in refused(
@@ -145,3 +146,62 @@ def test_diff_between_days(prices: Prices) -> None:
         r["effective_usd_per_hour"]
         for r in listed("list", "--instance", "p5.48xlarge", "--as-of", before.date().isoformat())
     ] == [77.77]
+
+
+def test_refresh_and_diff_say_what_failed_vanished_or_is_not_believed(
+    prices: Prices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bulk(prices, monkeypatch)
+    lake = Lake.open(load_settings().lake_url)
+    before = NOW - timedelta(days=1)
+    take(
+        lake,
+        before.date(),
+        Sources(aws="bulk", regions=(HOME,), bulk_url=prices.url, timeout_s=5),
+        now=before,
+    )
+    prices.gone.add("p4d.24xlarge")
+    prices.changed['"77.7700000000"'] = '"983.2000000000"'
+    prices.changed['"LeaseContractLength"'] = '"Lease"'
+    prices.changed['"Hosting"'] = '"Endpoint"'
+    result = run("refresh", "--source", "bulk", "--json")
+    assert result.exit_code == 0, result.exception
+    units = {row["unit"]: row for row in json.loads(result.stdout)["rows"]}
+    assert units["aws us-east-1 price list"]["state"] == "partly"
+    assert (
+        "not believed: the answer has no reserved 1y price where 7 were known"
+        in units["aws us-east-1 price list"]["says"]
+    )
+    failed = units["aws-sagemaker us-east-1 price list"]
+    assert (failed["state"], failed["rows"], failed["priced"]) == ("failed", 0, 0)
+    assert "the answer has no on-demand price where 20 were known" in failed["says"]
+    assert "`accelbench prices refresh --accept-fewer`" in failed["says"]
+    assert failed["last_good"].startswith(before.date().isoformat())
+    assert units["aws us-east-1 savings plans"] | {"says": ""} == {
+        "unit": "aws us-east-1 savings plans", "rows": 118, "priced": 12, "state": "ok", "last_good": None, "says": "",
+    }  # fmt: skip
+    said = result.stderr
+    assert (
+        "warning: no price, not believed: aws us-east-1 p5.48xlarge on_demand: implausible: 983.2 USD/h"
+        in said
+    )
+    assert (
+        "warning: vanished since the day before: aws us-east-1 p4d.24xlarge on_demand: 21.957642 before"
+        in said
+    )
+
+    shown = run("diff", "--json")
+    rows = {row["price"]: row for row in json.loads(shown.stdout)["rows"]}
+    assert set(rows) == {"aws us-east-1 p5.48xlarge on_demand", "aws us-east-1 p4d.24xlarge on_demand"}
+    assert rows["aws us-east-1 p5.48xlarge on_demand"]["change"] == "implausible"
+    assert "983.2 USD/h" in rows["aws us-east-1 p5.48xlarge on_demand"]["says"]
+    gone = rows["aws us-east-1 p4d.24xlarge on_demand"]
+    assert (gone["was"], gone["is"], gone["change"]) == ("21.957642", "-", "vanished")
+    assert gone["says"] == "not on the on-demand price list of us-east-1"
+    day = f"kept from {before:%Y-%m-%d %H:%M} UTC, no usable answer since"
+    assert f"{day}: 20 prices of aws-sagemaker us-east-1 on demand" in shown.stderr
+    assert f"{day}: 7 prices of aws us-east-1 reserved 1y" in shown.stderr
+    assert "of aws us-east-1 savings" not in shown.stderr
+
+    assert run("refresh", "--source", "bulk", "--accept-fewer").exit_code == 0
+    assert not [r for r in listed("list", "--provider", "aws-sagemaker") if r["effective_usd_per_hour"]]

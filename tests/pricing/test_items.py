@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import json
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -12,11 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from accelbench_assets.pricing.aws.bulk import items_of as bulk_items
 from accelbench_assets.pricing.aws.items import read_items
 from accelbench_assets.pricing.aws.products import VALUE_CHARS, chunks, filters, items_of
 from accelbench_assets.pricing.aws.reading import PriceSourceError, Reading, Stamp
+from accelbench_assets.pricing.catalog import catalog
 from accelbench_assets.pricing.points import Group, Point
-from tests.pricing.price_server import document
+from tests.pricing.price_server import DOCUMENTS, document
 
 AT = datetime(2026, 11, 22, 5, tzinfo=UTC)
 STAMP = Stamp(AT, "a test", "00")
@@ -286,3 +289,107 @@ def test_filters_name_the_plain_machine_and_fit_the_api() -> None:
         "component",
         "instanceName",
     }
+
+
+# Attributes of products that stand beside the plain hour in the same list, each with a price of 0 or another.
+NEIGHBOURS: dict[str, dict[str, str | None]] = {
+    "a reservation in use": {
+        "capacitystatus": "AllocatedCapacityReservation",
+        "usagetype": f"Reservation:{P5}",
+    },
+    "a reservation in use, by status": {"capacitystatus": "AllocatedCapacityReservation"},
+    "a reservation unused": {"capacitystatus": "UnusedCapacityReservation", "usagetype": f"UnusedBox:{P5}"},
+    "a reservation unused, by status": {"capacitystatus": "UnusedCapacityReservation"},
+    "a reservation unused, by usage": {"usagetype": f"USE1-UnusedBox:{P5}"},
+    "no word on reservations": {"capacitystatus": None},
+    "a dedicated machine": {"tenancy": "Dedicated", "usagetype": f"DedicatedUsage:{P5}"},
+    "a dedicated machine, by usage": {"usagetype": f"DedicatedUsage:{P5}"},
+    "a host": {"tenancy": "Host", "usagetype": f"HostBoxUsage:{P5}"},
+    "no word on tenancy": {"tenancy": None},
+    "installed software": {"preInstalledSw": "SQL Std", "operation": "RunInstances:0004"},
+    "installed software, by name": {"preInstalledSw": "SQL Web"},
+    "no word on software": {"preInstalledSw": None},
+    "a licence brought along": {"licenseModel": "Bring your own license"},
+    "Windows with a licence brought along": {"operatingSystem": "Windows", "operation": "RunInstances:0800"},
+    "another system by its operation": {"operation": "RunInstances:0010"},
+    "no word on the operation": {"operation": None},
+    "a capacity block": {"marketoption": "CapacityBlock", "operation": "RunInstances:CB"},
+    "a capacity block without market": {"marketoption": None, "operation": "RunInstances:CB"},
+    "a local zone": {"locationType": "AWS Local Zone"},
+}
+
+
+@pytest.mark.parametrize("usd", ["0.0000000000", "1.2300000000"])
+@pytest.mark.parametrize("name", list(NEIGHBOURS))
+def test_a_neighbour_is_never_the_price(name: str, usd: str) -> None:
+    neighbour = copy.deepcopy(ec2_items()[0])
+    neighbour["product"]["sku"] = "SYNNEIGHBOUR"
+    dimension(neighbour)["pricePerUnit"]["USD"] = usd
+    attributes = neighbour["product"]["attributes"]
+    for field, value in NEIGHBOURS[name].items():
+        attributes.pop(field, None)
+        if value is not None:
+            attributes[field] = value
+    assert read([neighbour]) == Reading()
+    beside = read([neighbour, *ec2_items()])
+    assert by(beside) == by(read(ec2_items()))
+    assert not beside.unread
+
+
+@pytest.mark.parametrize(
+    "column", ["CapacityStatus", "usageType", "Pre Installed S/W", "License Model", "Tenancy"]
+)
+def test_neighbours_are_told_apart_in_the_public_file_too(column: str) -> None:
+    """Every column that tells them apart is read: with one of another kind there is no price."""
+    odd = {
+        "CapacityStatus": "AllocatedCapacityReservation",
+        "usageType": f"UnusedBox:{P5}",
+        "Pre Installed S/W": "SQL Ent",
+        "License Model": "Bring your own license",
+        "Tenancy": "Dedicated",
+    }
+    table = list(csv.reader((DOCUMENTS / "ec2_offer.csv").read_text(encoding="utf-8").splitlines()))
+    names = table[5]
+    plain = ["".join(c for c in name.lower() if c.isalnum()) for name in names]
+    lines = [dict(zip(plain, row, strict=True)) for row in table[6:] if row[0] == "SYNP5ONDEMAND000"]
+    assert len(read(bulk_items(lines)).points) == 13
+    for line in lines:
+        line["".join(c for c in column.lower() if c.isalnum())] = odd[column]
+    assert read(bulk_items(lines)) == Reading()
+
+
+def test_a_price_that_is_announced_for_later_is_none_yet() -> None:
+    items = ec2_items()
+    ((key, term),) = items[0]["terms"]["OnDemand"].items()
+    later = {**copy.deepcopy(term), "effectiveDate": "2027-06-01T00:00:00Z"}
+    next(iter(later["priceDimensions"].values()))["pricePerUnit"]["USD"] = "44.40"
+    items[0]["terms"]["OnDemand"] = {"later": later, key: term}
+    reading = read(items)
+    assert by(reading)[P5, "on_demand", None, None].usd_per_hour == Decimal("77.77")
+    assert not reading.unread
+    assert reading.odd == {"on-demand price of p5.48xlarge that holds only later"}
+    items[0]["terms"]["OnDemand"] = {"later": later}
+    for reserved in items[0]["terms"]["Reserved"].values():
+        reserved["effectiveDate"] = "2027-06-01T00:00:00Z"
+    assert not [p for p in read(items).points if p.instance_type == P5]
+
+
+@pytest.mark.parametrize("units", [{"Hrs": "33.33", "Quantity": "0"}, {"Hrs": "0.0", "Quantity": "262800"}])
+def test_what_is_paid_in_part_upfront_is_paid_twice(units: dict[str, str]) -> None:
+    items = ec2_items()
+    for term in items[0]["terms"]["Reserved"].values():
+        if term["termAttributes"]["PurchaseOption"] == "Partial Upfront":
+            term["priceDimensions"] = {
+                u: {"unit": u, "pricePerUnit": {"USD": usd}} for u, usd in units.items()
+            }
+    assert "partial_upfront with" in read(items).unread[Group("aws", "us-east-1", P5, "reserved_1y")]
+
+
+def test_sagemaker_prices_have_the_key_of_the_packaged_ones() -> None:
+    """Else the asked price would never be compared with the packaged one: no jump, no loss would be seen."""
+    reading = read(document("sagemaker_products.json")["items"], "AmazonSageMaker", ("ml.p5.48xlarge",))
+    reading.add_missing(
+        [Group("aws-sagemaker", "us-east-1", "ml.x", "on_demand")], {"on_demand": "none"}, STAMP
+    )
+    packaged = {p.key._replace(instance_type="") for p in catalog("aws-sagemaker")}
+    assert {p.key._replace(instance_type="") for p in reading.points} == packaged

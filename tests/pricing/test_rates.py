@@ -236,3 +236,17 @@ def test_ultraservers_and_dedicated_blocks_are_other_products() -> None:
     assert sold_by_block("trn2.48xlarge")
     assert sold_by_block("p6-b200.48xlarge")
     assert not sold_by_block("g6e.xlarge")
+
+
+def test_an_offering_of_several_segments_is_another_product() -> None:
+    segment = {"InstanceType": P5, "AvailabilityZone": "us-east-1a", "InstanceCount": 1}
+    assert blocks([{**offerings()[0], "CapacityBlockOfferingSegments": [segment, segment]}]) == Reading()
+    assert blocks([{**offerings()[0], "CapacityBlockOfferingSegments": [segment]}]).points
+
+
+def test_a_rate_of_another_operation_is_passed_over() -> None:
+    """As in the public files: what is installed on the machine has a suffix, and its own rate."""
+    other = copy.deepcopy(results()[0])
+    other.update({"operation": "RunInstances:0004", "rate": "99.00"})
+    assert rates([*results(), other]).points == rates(results()).points
+    assert not rates([*results(), other]).unread

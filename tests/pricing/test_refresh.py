@@ -88,7 +88,9 @@ def test_the_public_files_give_the_same_prices_as_the_api(lake: Lake, prices: Pr
         }
 
     assert told(files) == told(api)
-    assert len([row for row in told(files) if row[-2] is not None]) == 25 + 3 + 8  # p5, g6e, ml.*
+    assert (
+        len([row for row in told(files) if row[-2] is not None]) == 25 + 3 + 8 + 48 + 18
+    )  # p5, g6e, ml.p5, other types
     (row,) = rows(files, instance_type=P5, tier="on_demand", region=HOME)
     kept = raw.read(other.storage, row["source_sha256"]).decode()
     about = json.loads(kept.splitlines()[0].removeprefix("# excerpt of "))

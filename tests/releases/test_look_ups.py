@@ -179,14 +179,14 @@ def test_an_address_that_cannot_be_used_is_refused_without_showing_it(source: st
 
 
 def test_an_endless_answer_is_cut_off_by_size_and_a_slow_one_by_time(sources: Sources) -> None:
-    sources.body = b"x" * 5000
+    sources.body = b"x" * 50_000
     with pytest.raises(ReleaseError, match="more than 4000 bytes"):
         fetch(sources.url, "It", max_bytes=4000)
-    sources.drip_s = 0.02
+    sources.drip_s = 0.02  # the whole would take two minutes
     started = time.monotonic()
     with pytest.raises(ReleaseError, match="did not finish"):
         fetch(sources.url, "It", timeout_s=0.2)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 60
 
 
 def test_a_redirect_is_followed_and_a_token_stays_with_its_host(sources: Sources) -> None:

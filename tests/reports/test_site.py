@@ -220,7 +220,7 @@ def harmless(shared: Path) -> Structure:
     return structure_with("x", shared)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(parts=st.lists(st.sampled_from(HOSTILE) | st.text(max_size=6), min_size=1, max_size=3))
 @example(parts=list(HOSTILE))
 def test_hostile_text_stays_text(shared: Path, harmless: Structure, parts: list[str]) -> None:

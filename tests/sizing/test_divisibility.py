@@ -93,3 +93,11 @@ def test_the_versions_sized_for_are_served() -> None:
         assert neuron.not_served(CHIPS[chip], version) is None
     with pytest.raises(LaunchError):
         neuron.not_served(CHIPS["trainium2"], "0.33.0")
+
+
+def test_neuron_says_how_many_kv_heads_it_keeps() -> None:
+    phi, big = MODELS["phi-4"], INSTANCES["inf2.48xlarge"]
+    assert "10 KV heads and 4 ranks do not divide: the Neuron library keeps 40" in " ".join(
+        warnings(phi, big, weights_of(phi), 4)
+    )
+    assert "divide" not in " ".join(warnings(phi, big, weights_of(phi), 2))

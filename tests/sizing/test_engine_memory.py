@@ -18,7 +18,8 @@ from partitions.catalog import load_instances, load_models
 from partitions.rows import GIB
 
 CHIPS = {row.accelerator.id: row.accelerator for row in load_instances().values()}
-LLAMA = load_models()["llama-3.1-8b-instruct"]
+MODELS = load_models()
+LLAMA = MODELS["llama-3.1-8b-instruct"]
 TWO_GIB = NonKv(2 * GIB, 2 * GIB, 2 * GIB)
 
 # chip: MiB of the EC2 API, GiB as rounded in the methodology, its figure, and ours
@@ -100,3 +101,24 @@ def test_the_bound_on_everything_else() -> None:
     assert shared.middle - activations(LLAMA, 4, limits) == round((0.65 + 0.9 + 0.3) * GIB)
     experts = replace(LLAMA, experts=8, experts_per_token=2)
     assert activations(experts, 1, limits) > step
+
+
+def test_layers_for_speculation_are_not_resident() -> None:
+    """vLLM skips them unless it decodes speculatively: 15.4 GB less over eight ranks, of a checkpoint of 688.6."""
+    r1, chip = MODELS["deepseek-r1"], CHIPS["h200"]
+    with_them = replace(r1, speculative_bytes=0)
+    less, more = (
+        pool(row, chip, weights_of(row), tp=8, max_model_len=8192).weight_bytes for row in (r1, with_them)
+    )
+    assert more - less == pytest.approx(15_424_227_552 / 8, abs=2)
+    tower = MODELS["gemma-3-27b-it"]  # an image tower is loaded
+    assert pool(tower, chip, weights_of(tower), max_model_len=8192).weight_bytes == tower.weight_bytes
+
+
+def test_projections_are_held_as_often_as_kv_heads_are_kept() -> None:
+    """Phi-4 on 4 ranks of Neuron keeps 40 KV heads for 10: its K and V projections exist four times."""
+    phi, chip = MODELS["phi-4"], CHIPS["trainium2"]
+    held = pool(phi, chip, weights_of(phi), tp=4, max_model_len=8192).weight_bytes
+    norms = 2 * (2 * 40 + 1) * 5120
+    projections = 2 * 40 * 5120 * 10 * 128 * 2
+    assert held == round((phi.weight_bytes - norms + 3 * projections) / 4 + norms)

@@ -8,11 +8,12 @@ from typing import NamedTuple
 import pytest
 
 from accelbench_assets.sizing import kv
+from accelbench_assets.sizing.bounds import ceiling_output_tok_s
 from accelbench_assets.sizing.engine_memory import NonKv, batching, pool
 from accelbench_assets.sizing.estimate import Interval, estimate
 from accelbench_assets.sizing.plausible import Figure, disagreeing, faults
 from accelbench_assets.sizing.priors import NEURON, NVIDIA, priors_of
-from accelbench_assets.sizing.roofline import Replica, ceiling_output_tok_s, replica
+from accelbench_assets.sizing.roofline import Replica, replica
 from accelbench_assets.sizing.weights import weights_of
 from tests.sizing.published import Row, chip, devices, model, number, rows
 

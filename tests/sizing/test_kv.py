@@ -94,3 +94,34 @@ def test_longest_is_the_inverse_of_blocks(slug: str, tokens: int, flight: int, b
         assert kv.blocks_per_sequence(model, length, in_flight=flight) <= blocks
     if length + 16 <= model.max_position_embeddings:
         assert kv.blocks_per_sequence(model, length + 16, in_flight=flight) > blocks
+
+
+@given(slug=st.sampled_from(sorted(MODELS)), tp=st.integers(1, 64))
+def test_all_ranks_together_never_keep_less_than_the_model(slug: str, tp: int) -> None:
+    model = MODELS[slug]
+    whole = kv.bytes_per_token(model)
+    assert kv.bytes_per_token(model, tp) >= whole
+    assert kv.bytes_read(model, 5000, tp) >= kv.bytes_read(model, 5000)
+    assert kv.copies(model, tp) >= 1
+    assert kv.bytes_per_token(model, tp) == pytest.approx(kv.copies(model, tp) * whole)
+    assert kv.block_bytes(model, tp) * tp >= kv.block_bytes(model)
+
+
+@pytest.mark.parametrize(
+    ("slug", "tp", "heads"),
+    [
+        ("llama-3.1-8b-instruct", 4, 2),
+        ("llama-3.1-8b-instruct", 24, 1),  # repeated until each rank has one
+        ("gemma-3-27b-it", 12, 3),  # 16 KV heads: one for each of 32 attention heads, padded to 36
+        ("phi-4", 4, 10),  # 10 KV heads: one for each of 40
+        ("phi-4", 8, 5),
+        ("smollm2-135m-instruct", 2, 5),  # 3 KV heads, 9 attention heads
+        ("phi-3.5-mini-instruct", 24, 2),  # 32 heads padded to 48
+        ("deepseek-r1", 32, 1),
+    ],
+)
+def test_heads_that_do_not_divide_are_padded_not_lost(slug: str, tp: int, heads: int) -> None:
+    model = MODELS[slug]
+    assert model.kv_heads_per_rank(tp) == heads
+    values = 1 if model.attention_kind == "mla" else 2
+    assert kv.layer_bytes_per_rank(model, tp) == values * heads * model.head_dim * 2

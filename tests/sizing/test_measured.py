@@ -1,13 +1,15 @@
 """Measured runs of a lake: a list of their own, only what answers the question, and what they teach the estimates."""
 
+from dataclasses import fields, replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from accelbench_assets.lake.lake import Lake
 from accelbench_assets.sizing.ask import Ask, find_instances
-from accelbench_assets.sizing.measured import calibration_of, observations, rank, read_steps
+from accelbench_assets.sizing.measured import Step, calibration_of, observations, rank, read_steps
 from accelbench_assets.sizing.money import Price
 from accelbench_assets.sizing.recommend import recommend
 from partitions.catalog import load_instances, load_models
@@ -46,12 +48,115 @@ def test_the_highest_load_within_the_objective_speaks_for_its_cell(lake: Lake) -
     assert found.rows[0].cost.usd_per_1m_output == pytest.approx(1e6 * 7 / 3600 / (20 * 250))
     assert found.rows[2].cost.usd_per_request is None
     assert found.rows[2].cost.missing_reason == "not sold by the hour"
-    carried = rank(read_steps(lake), ask(rps=30.0, **OBJECTIVE), price).rows
+
+
+def test_a_request_rate_is_carried_by_open_steps_within_the_target(lake: Lake) -> None:
+    for instance, rate, tp in (
+        ("g6e.xlarge", 2.0, 1),
+        ("p5.4xlarge", 20.0, 1),
+        ("p5e.48xlarge", 90.0, 8),
+    ):
+        measured(lake, instance, [step(64, rate, 200, 25)], tp=tp)
+    closed = read_steps(lake)
+    none = rank(closed, ask(rps=30.0, **OBJECTIVE), price)
+    assert not none.rows
+    assert none.left_out == {"no open-loop step within the target, so no capacity to count replicas by": 3}
+    carried = rank([replace(one, load_kind="open") for one in closed], ask(rps=30.0, **OBJECTIVE), price).rows
     assert [(row.step.instance_type, row.cost.instances) for row in carried] == [
         ("p5.4xlarge", 2),
         ("g6e.xlarge", 20),
         ("p5e.48xlarge", 1),
     ]
+
+
+def one_step(**more: Any) -> Step:
+    """A step that answers anything: open loop, within the workload's objective, nothing wrong with it."""
+    found: dict[str, Any] = {each.name: None for each in fields(Step)}
+    found |= {"run_id": "r", "step_index": 0, "cell_id": "c", "model": LLAMA.slug, "engine": "vllm", "tp": 1}
+    found |= {"instance_type": "g6e.xlarge", "instance_count": 1, "replicas": 1, "evidence_level": "standard"}
+    found |= {"is_current": True, "load_kind": "open", "load_value": 20.0, "requests_per_s": 20.0}
+    found |= {"input_tokens_mean": 1024.0, "output_tokens_mean": 256.0, "error_rate": 0.0, "steady": True}
+    found |= {"ttft_p95_ms": 300.0, "ttft_p95_gate": "published", "slo_decision": "pass"}
+    found |= {"tpot_p95_ms": 30.0, "tpot_p95_gate": "published", "engine_version": "0.33.0"}
+    return Step(**(found | more))
+
+
+def test_saturation_is_never_a_capacity() -> None:
+    """A closed loop at 512 users, 90 s to the first token: its 40 requests/s carry nobody's traffic."""
+    flood = one_step(load_kind="closed", load_value=512.0, requests_per_s=40.0, ttft_p95_ms=9e4)
+    found = rank([flood, replace(flood, load_value=256.0)], ask(rps=20.0), price)
+    assert not found.rows
+    assert found.left_out == {"no open-loop step within the target, so no capacity to count replicas by": 1}
+    kept = rank([flood, one_step(step_index=1, requests_per_s=8.0)], ask(rps=20.0), price).rows
+    assert [(row.step.load_kind, row.cost.instances) for row in kept] == [("open", 4)]
+    assert kept[0].cost.usd_per_month == 4 * 730 * 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"error_rate": 0.011}, "more than 1 % of the requests failed, or nobody counted"),
+        ({"error_rate": None}, "more than 1 % of the requests failed, or nobody counted"),
+        ({"steady": False}, "not steady"),
+        ({"saturation_label": "overloaded"}, "overloaded"),
+        ({"saturation_label": "unstable"}, "unstable"),
+    ],
+)
+@pytest.mark.parametrize("question", [{}, {"rps": 5.0}, OBJECTIVE, {"rps": 5.0, **OBJECTIVE}])
+def test_what_a_server_did_not_carry_answers_nothing(
+    wrong: dict[str, Any], reason: str, question: dict[str, float]
+) -> None:
+    assert rank([one_step()], ask(**question), price).rows
+    found = rank([one_step(**wrong)], ask(**question), price)
+    assert not found.rows
+    assert found.left_out == {reason: 1}
+    assert observations([one_step(**wrong, concurrency_mean=4.0)]) == []
+    assert observations([one_step(concurrency_mean=4.0)])
+
+
+@pytest.mark.parametrize(
+    "fine", [{"steady": None}, {"error_rate": 0.01}, {"saturation_label": "admission-limited"}]
+)
+def test_what_was_not_judged_is_not_held_against_a_step(fine: dict[str, Any]) -> None:
+    assert rank([one_step(**fine)], ask(rps=5.0), price).rows
+
+
+def test_without_an_objective_the_workloads_own_decides() -> None:
+    failed = one_step(slo_decision="fail")
+    unknown = "no open-loop step passed the workload's own objective, and none was asked for"
+    assert rank([failed], ask(rps=5.0), price).left_out == {unknown: 1}
+    assert rank([one_step(slo_decision=None)], ask(rps=5.0), price).left_out == {unknown: 1}
+    assert rank([failed], ask(rps=5.0, ttft_ms=400.0), price).rows, "the objective asked for is what counts"
+    assert rank([failed], ask(), price).rows, "what a request costs at least is not a promise of capacity"
+
+
+def test_whole_deployments_are_billed() -> None:
+    """Two instances do 20 requests/s: 16 need 2 deployments of 2, though 3 instances would have the rate."""
+    pair = one_step(instance_count=2, replicas=2)
+    (row,) = rank([pair], ask(rps=16.0), price).rows
+    assert (row.cost.instances, row.cost.replicas) == (4, 4)
+    assert row.cost.usd_per_month == 4 * 730 * 2
+    assert row.cost.usd_per_request == pytest.approx(2 * 2 / 3600 / 20)
+    (alone,) = rank([pair], ask(), price).rows
+    assert (alone.cost.instances, alone.cost.usd_per_month) == (2, 2 * 730 * 2)
+
+
+def test_what_was_asked_for_by_name_must_have_been_measured() -> None:
+    lower = one_step(quantization="fp8", max_model_len=4096, kv_cache_dtype="auto")
+    assert rank([lower], ask(), price).rows
+    for question, reason in (
+        ({"quantization": "bf16"}, "another precision"),
+        ({"kv_cache_dtype": "fp8"}, "another KV cache"),
+        ({"max_model_len": 8192}, "a shorter context"),
+    ):
+        assert rank([lower], replace(ask(), **question), price).left_out == {reason: 1}
+    assert rank([lower], replace(ask(), quantization="fp8", max_model_len=4096), price).rows
+
+
+def test_steps_are_read_with_what_judges_them(lake: Lake) -> None:
+    measured(lake, "g6e.xlarge", [step(8, 2.0, 300, 20)])
+    (one,) = read_steps(lake)
+    assert (one.error_rate, one.steady, one.saturation_label, one.slo_decision) == (0.0, True, None, None)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ import pytest
 from accelbench_assets.engines.vllm import Vllm
 from accelbench_assets.engines.weights import DEMO_MODEL
 from accelbench_assets.launch.ports import choose_ports
+from accelbench_assets.launch.supervise import prctl
 from accelbench_assets.sizing import kv
 from accelbench_assets.sizing.engine_memory import Pool, pool_of
 from partitions.catalog import load_models
@@ -82,7 +83,14 @@ def serving(model: Path, folder: Path, *flags: str, gib: str | None = None) -> I
     command = [str(VLLM_PYTHON), "-P", "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--dtype", "bfloat16", *flags]
     with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=env, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            stdout=out,
+            stderr=out,
+            env=env,
+            start_new_session=True,
+            preexec_fn=lambda: prctl(1, signal.SIGTERM),
+        )  # it ends with this process
     try:
         end = time.monotonic() + START_LIMIT_S
         while (

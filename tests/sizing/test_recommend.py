@@ -144,7 +144,7 @@ def test_why_something_does_not_fit_has_its_numbers() -> None:
     assert found.text.startswith("tp 1, bf16: a rank needs 134.1")
     assert "weights 131.42" in found.text
     assert "may use 20.56" in found.text
-    assert found.remedies[0].text.startswith("g5.12xlarge: tp 4, int")
+    assert found.remedies[0].text.startswith("g5.12xlarge: tp 4, fp8")
     assert [remedy.kind for remedy in found.remedies] == ["instance", "instance"]
 
 
@@ -197,7 +197,8 @@ def test_an_unpublished_rate_makes_no_estimate() -> None:
 
 def test_partly_used_instances_are_explicit() -> None:
     found = recommend(ask("gpt-oss-120b", "inf2.24xlarge"), price).estimated[0].option
-    assert found.devices_used == found.instance.accelerator_count == 6
+    assert found.way.tp == 8  # 8 KV heads over 12 ranks would be kept as 72
+    assert (found.devices_used, found.instance.accelerator_count) == (4, 6)
     eight = recommend(ask("llama-3.1-8b", "inf2.24xlarge", tpot_ms=60.0), price).estimated[0].option
     assert eight.devices_used == -(-eight.replicas * eight.way.tp // 2)
 

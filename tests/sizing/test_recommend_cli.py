@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +15,12 @@ from accelbench_assets.cli.recommendation import ESTIMATED_FIELDS, MEASURED_FIEL
 from accelbench_assets.errors import UsageError
 from accelbench_assets.lake.lake import Lake
 from accelbench_assets.pricing.packaged import on_demand
+from accelbench_assets.sizing.ask import Ask, find_instances, find_model
+from accelbench_assets.sizing.recommend import Recommendation
+from accelbench_assets.sizing.recommend import recommend as answer
 from partitions.catalog import load_instances
 from tests.sizing.lakes import measured, step
+from tests.sizing.test_recommend import NAMED, price
 
 Call = Callable[..., str]
 
@@ -145,23 +148,25 @@ def test_objectives_of_presets_and_workloads() -> None:
     assert objective("ttft=300") == (300.0, None)
 
 
-def test_six_models_on_every_instance_in_under_a_second(call: Call) -> None:
-    """Arithmetic only, in processor time, for the machine may be busy."""
-    from accelbench_assets.sizing.ask import Ask, find_instances, find_model
-    from accelbench_assets.sizing.recommend import recommend as answer
-    from tests.sizing.test_recommend import NAMED, price
-
-    began = time.process_time()
-    families = set()
+def every_answer() -> list[Recommendation]:
+    """What is recommended for each of six models on every instance of the catalog."""
+    found = []
     for name in NAMED:
         row = find_model(name)
         assert row is not None
-        found = answer(
-            Ask(row, find_instances(None), isl=1024, osl=256, ttft_ms=1000.0, tpot_ms=50.0, rps=5.0), price
-        )
-        families |= {one.option.instance.family for one in found.estimated}
-        families |= {load_instances()[one.instance_type].family for one in found.left_out}
-    took = time.process_time() - began
-    print(f"\nsix models on {len(load_instances())} instances of {len(families)} families: {took:.2f} s")
-    assert families == {row.family for row in load_instances().values()}
-    assert took < 1.0
+        ask = Ask(row, find_instances(None), isl=1024, osl=256, ttft_ms=1000.0, tpot_ms=50.0, rps=5.0)
+        found.append(answer(ask, price))
+    return found
+
+
+def test_six_models_are_answered_on_every_instance_of_every_family() -> None:
+    catalog = load_instances()
+    answers = every_answer()
+    assert len(answers) == len(NAMED) == 6
+    families = set()
+    for found in answers:
+        estimated = {one.option.instance.instance_type for one in found.estimated}
+        left_out = {one.instance_type for one in found.left_out}
+        assert estimated | left_out == set(catalog), "every instance is estimated or left out"
+        families |= {catalog[name].family for name in estimated | left_out}
+    assert families == {row.family for row in catalog.values()}

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from accelbench_assets.sizing.bounds import ceiling_output_tok_s
 from accelbench_assets.sizing.estimate import estimate, within
 from accelbench_assets.sizing.priors import NEURON, NVIDIA, WIDEST, priors_of
 from accelbench_assets.sizing.roofline import (
     Efficiency,
-    ceiling_output_tok_s,
     floor,
     links_s,
     multiplies_fp8,

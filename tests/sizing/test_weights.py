@@ -1,12 +1,19 @@
 """Weights against the published sizes of models, and what loading at another precision makes of them."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accelbench_assets.errors import UsageError
+from accelbench_assets.engines.container import quantize_to
+from accelbench_assets.errors import LaunchError, UsageError
+from accelbench_assets.sizing import loading
+from accelbench_assets.sizing.ask import Ask, find_instances
+from accelbench_assets.sizing.deployed import Unsized, served
+from accelbench_assets.sizing.fit import Sizer
 from accelbench_assets.sizing.weights import (
     BITS,
     bytes_per_rank,
@@ -17,11 +24,18 @@ from accelbench_assets.sizing.weights import (
     tables,
     weights_of,
 )
-from partitions.catalog import load_models
-from partitions.rows import GIB, ModelRow
+from partitions.catalog import load_instances, load_models
+from partitions.cell import BenchmarkCell, Deployment
+from partitions.rows import GIB, InstanceRow, ModelRow
 
 MODELS = load_models()
 LLAMA = MODELS["llama-3.1-8b-instruct"]
+VLLM = next(
+    Path(__file__)
+    .parents[2]
+    .glob(".venv-vllm/lib/python3*/site-packages/vllm/model_executor/layers/quantization/__init__.py"),
+    Path("/nowhere"),
+)
 
 # Parameters in 10^9 and GiB at 16 bits: the methodology's table 5.2 (2026-11-21).
 TABLE = [
@@ -135,3 +149,116 @@ def test_no_rank_holds_less_than_its_share_and_no_step_reads_more_than_there_is(
     assert weights.read_bytes(tokens) <= weights.read_bytes(tokens + 1)
     smaller = weights_of(replace(model, quantization="none", weight_bytes=2 * model.parameters), "int4")
     assert smaller.total_bytes < 2 * model.parameters
+
+
+# -- what the engine makes while loading ---------------------------------------------------------------------
+
+
+def chips() -> dict[str, InstanceRow]:
+    """An instance of every GPU."""
+    rows = (row for row in load_instances().values() if row.accelerator_kind == "gpu")
+    return {row.accelerator.id: row for row in rows}
+
+
+def cell(quantization: str, instance: str = "p5.4xlarge", slug: str = LLAMA.slug) -> BenchmarkCell:
+    deployment = Deployment(quantization=quantization, max_model_len=4096)
+    return BenchmarkCell(slug, MODELS[slug].revision, instance, "vllm", "0.33.0", deployment, "fixed.1k1k@1")
+
+
+def test_the_compute_capability_of_every_gpu_of_the_catalog_is_known() -> None:
+    assert set(chips()) <= set(loading.COMPUTE_CAPABILITY)
+
+
+def test_int8_is_never_made_while_loading() -> None:
+    for slug, model in MODELS.items():
+        if native(model) == "bf16":
+            assert weights_of(model, "int8").how == "another checkpoint", slug
+            assert weights_of(model, "fp8").how == "at load", slug
+
+
+def test_an_answer_that_was_not_asked_for_int8_has_none() -> None:
+    for row in chips().values():
+        for slug in (
+            "llama-3.1-405b-instruct",
+            "llama-3.3-70b-instruct",
+            "phi-4",
+            "deepseek-r1",
+            "gpt-oss-120b",
+        ):
+            ask = Ask(MODELS[slug], (row,), isl=1024, osl=256)
+            tried = Sizer(ask).on(row)
+            if tried.option is not None:
+                assert tried.option.way.weights.precision != "int8"
+            assert len(set(Sizer(ask).precisions(row.accelerator))) == len(
+                Sizer(ask).precisions(row.accelerator)
+            )
+
+
+def test_int8_says_that_it_needs_its_checkpoint_and_is_not_served_on_blackwell() -> None:
+    ask = Ask(LLAMA, find_instances(None), isl=1024, osl=256, quantization="int8")
+    for name, row in chips().items():
+        tried = Sizer(ask).on(row)
+        if name in ("b200", "b300", "rtx-pro-6000"):
+            assert tried.option is None
+            assert tried.reason.code == "not_served"
+            assert "no INT8 on compute capability 10.0 and up" in tried.reason.text
+        elif tried.option is not None:
+            assert any("Needs a int8 checkpoint" in note for note in tried.option.warnings)
+
+
+def test_fp8_without_fp8_units_is_made_at_load_and_says_what_it_costs() -> None:
+    row = load_instances()["p4de.24xlarge"]
+    found = Sizer(Ask(MODELS["llama-3.1-405b-instruct"], (row,), isl=1024, osl=256)).on(row).option
+    assert found is not None
+    assert (found.way.weights.precision, found.way.weights.how) == ("fp8", "at load")
+    assert any("widened to 16 bits" in note for note in found.warnings)
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4", "awq", "gptq", "nf4", "nvfp4", "q4_k", "bf16"])
+def test_a_launch_is_refused_where_the_engine_would_refuse_its_argument(quantization: str) -> None:
+    with pytest.raises(LaunchError, match="is not quantised: vLLM makes no") as caught:
+        quantize_to(cell(quantization))
+    assert caught.value.code == "wrong_weights"
+    with pytest.raises(Unsized, match=r"vLLM makes no|not a known precision"):
+        served(cell(quantization))
+
+
+@pytest.mark.parametrize(
+    ("quantization", "instance", "slug", "says"),
+    [
+        (
+            "experts_int8",
+            "p5.48xlarge",
+            "llama-3.1-8b-instruct",
+            "experts only, and llama-3.1-8b-instruct has none",
+        ),
+        ("experts_int8", "p6-b200.48xlarge", "qwen3-30b-a3b", "compute capability 10.0"),
+        ("mxfp8", "p5.48xlarge", "qwen3-30b-a3b", "compute capability 9.0"),
+        ("nvfp4_per_token", "g7e.2xlarge", "qwen3-30b-a3b", "compute capability 12.0"),
+    ],
+)
+def test_methods_have_their_models_and_their_chips(
+    quantization: str, instance: str, slug: str, says: str
+) -> None:
+    with pytest.raises(LaunchError, match=says):
+        quantize_to(cell(quantization, instance, slug))
+
+
+def test_what_the_engine_makes_is_told_by_its_own_name() -> None:
+    assert quantize_to(cell("none")) is None
+    assert quantize_to(cell("fp8", "g5.xlarge")) == "fp8_per_tensor"
+    assert quantize_to(replace(cell("fp8"), engine_version="0.11.0")) == "fp8"
+    assert quantize_to(cell("experts_int8", slug="qwen3-30b-a3b")) == "experts_int8"
+    # A model without a row: its checkpoint may be so already, which the engine accepts.
+    assert quantize_to(replace(cell("awq"), model="mine")) == "awq"
+    with pytest.raises(LaunchError, match="no int8 while loading"):
+        quantize_to(replace(cell("int8"), model="mine"))
+
+
+@pytest.mark.skipif(not VLLM.exists(), reason="no vLLM is installed beside the project")
+def test_the_engine_knows_every_name_that_it_may_be_told() -> None:
+    names = set(re.findall(r'"([a-z0-9_-]+)"', VLLM.read_text().partition("method_to_config")[0]))
+    for method in (*loading.AT_LOAD_METHODS, *loading.CHECKPOINT_METHODS):
+        told = loading.flag(method, "0.32.0")
+        assert told in names | {"mxfp4"}, told
+    assert not names & {"int8", "int4", "nf4", "bitsandbytes", "gguf"}

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 
 import psycopg
 import pytest
 
 from accelbench_assets.sqlkit.postgres import EmbeddedPostgres
 from tests.support.lakes import lake, local_lake, s3_environment, s3_lake, s3_server
+from tests.support.shared import once
 
 __all__ = ["lake", "local_lake", "s3_environment", "s3_lake", "s3_server"]
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    with EmbeddedPostgres(tmp_path_factory.mktemp("postgres")) as server:
-        yield server
+def postgres(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> EmbeddedPostgres:
+    return once(pytestconfig, "postgres", lambda: EmbeddedPostgres(tmp_path_factory.mktemp("postgres")))
 
 
 @pytest.fixture

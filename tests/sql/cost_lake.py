@@ -77,7 +77,9 @@ def put_golden_prices(lake: Lake) -> None:
 def put_mixes(
     lake: Lake, mixes: dict[str, tuple[int, int]], *, instance: str = "g6e.xlarge", noise: float = 0.0
 ) -> None:
-    """A run for each mix at the capacity that ALPHA, BETA and GAMMA leave it; *noise* moves the first one's."""
+    """A run for each mix at the capacity that ALPHA, BETA and GAMMA leave it, and a heavier step that fails;
+    *noise* moves the first one's.
+    """
     for place, (workload, (tokens_in, tokens_out)) in enumerate(mixes.items()):
         rate = 1 / (ALPHA * tokens_in + BETA * tokens_out + GAMMA)
         rate *= 1 + (noise if place == 0 else 0)
@@ -85,8 +87,9 @@ def put_mixes(
             lake,
             make_record(make_cell(instance=instance, workload=workload)),
             [
-                {"load_kind": "open", "load_value": rate, "requests_per_s": rate,
+                {"load_kind": "open", "load_value": rate * load, "requests_per_s": rate, "decision": decision,
                  "input_tokens_per_s": rate * tokens_in, "output_tokens_per_s": rate * tokens_out}
+                for load, decision in ((1.0, "pass"), (1.2, "fail"))
             ],
         )  # fmt: skip
 

@@ -11,13 +11,14 @@ import pyarrow as pa
 from psycopg import sql
 
 from accelbench_assets.lake.lake import Lake
+from accelbench_assets.lake.tables import SCHEMAS
 from accelbench_assets.sqlkit.copying import copy_rows
 from accelbench_assets.sqlkit.dialect import to_postgres
 from accelbench_assets.sqlkit.duck import connect
 from accelbench_assets.sqlkit.files import SqlFile, files_as_written, in_order
 
 SCHEMA = "mirror"
-BASE = ("runs", "cells", "benchmark_results", "price_points", "instance_types")
+BASE = ("runs", "cells", "benchmark_results", "price_points", "instance_types", "cell_estimates")
 """What the portable queries start from; ``benchmark_results`` reads JSON, so it is made by DuckDB alone."""
 _TYPES = {
     pa.string(): "text",
@@ -44,12 +45,13 @@ def _type(kind: pa.DataType) -> str:
 
 
 def mirror(dsn: str, tables: Mapping[str, pa.Table]) -> psycopg.Connection[dict[str, Any]]:
-    """A connection to PostgreSQL with *tables* and every portable query as a view over them."""
+    """A connection to PostgreSQL with *tables* (else empty) and every portable query as a view over them."""
+    absent = {name: SCHEMAS[name].empty_table() for name in BASE if name in SCHEMAS}
     connection: Any = psycopg.connect(dsn, row_factory=psycopg.rows.dict_row)
     connection.execute("set timezone = 'UTC'")
     connection.execute(f"create schema {SCHEMA}")
     connection.execute(f"set search_path to {SCHEMA}")
-    for name, rows in tables.items():
+    for name, rows in (absent | dict(tables)).items():
         columns = sql.SQL(", ").join(
             sql.SQL("{} {}").format(sql.Identifier(f.name), sql.SQL(_type(f.type))) for f in rows.schema
         )

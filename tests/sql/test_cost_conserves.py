@@ -100,7 +100,7 @@ def test_too_few_and_too_alike_mixes_are_refused_with_their_reason() -> None:
     one = Mix(5.0, 5000.0, 1000.0)
     assert (
         fit_mixes([one] * (MIN_MIXES - 1)).missing_reason
-        == "3 of the 4 workloads that a fit needs were measured"
+        == "3 of the 4 workloads that a fit needs were measured to their limit"
     )
     alike = fit_mixes([Mix(x, 1000 * x, 200 * x) for x in (1.0, 2.0, 3.0, 4.0)])
     assert "too alike" in str(alike.missing_reason)
@@ -166,7 +166,8 @@ def fill(
 
 
 def costs(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = connection.sql("select * from cost_per_token").to_arrow_table().to_pylist()
+    text = "select * from cost_per_token where step_index = 0"
+    found: list[dict[str, Any]] = connection.sql(text).to_arrow_table().to_pylist()
     return found
 
 
@@ -219,10 +220,13 @@ def test_weighted_and_busy_splits_return_the_hour_in_sql(
 
 
 def mix_rows(mixes: list[Mix], deployment: int = 0) -> list[dict[str, Any]]:
+    """A step at the capacity of each mix, and a heavier one that misses the target."""
     return [
-        result(1000 * deployment + i, 1000 * deployment + i, requests_per_s=m.requests, slo_decision="pass",
+        result(1000 * deployment + i, 1000 * deployment + i, requests_per_s=m.requests, slo_decision=decision,
                input_tokens_per_s=m.input_tokens, output_tokens_per_s=m.output_tokens, prefix_cache_hit_share=0.0)
+        | {"step_index": step, "load_value": 2.0 + step}
         for i, m in enumerate(mixes)
+        for step, decision in ((0, "pass"), (1, "fail"))
     ]  # fmt: skip
 
 
@@ -241,7 +245,7 @@ def test_the_regression_returns_the_hour_in_sql_and_is_that_of_python(
     rows = [row for number, mixes in enumerate(deployments) for row in mix_rows(mixes, number)]
     fill(duck, typed, benchmark_results=rows, latest_prices=[price_row(price)])
     found = {row["run_id"]: row for row in costs(duck)}
-    assert len(found) == len(rows)
+    assert 2 * len(found) == len(rows)
     for number, (mixes, (_, noise)) in enumerate(zip(deployments, laws, strict=True)):
         fit = fit_mixes(mixes)
         said = found[f"r{1000 * number}"]["regression_missing_reason"]
@@ -275,7 +279,8 @@ def test_a_bad_fit_is_refused_and_said(duck: duckdb.DuckDBPyConnection, typed: d
     assert found["r0"]["regression_missing_reason"] == "the worst residual of the fit is over 10 %"
     assert found["r0"]["regression_worst_residual"] > 0.1
     assert (
-        found["r1000"]["regression_missing_reason"] == "3 of the 4 workloads that a fit needs were measured"
+        found["r1000"]["regression_missing_reason"]
+        == "3 of the 4 workloads that a fit needs were measured to their limit"
     )
     assert "too alike" in found["r2000"]["regression_missing_reason"]
     assert all(row["usd_per_1m_input_regression"] is None for row in found.values())
@@ -312,13 +317,14 @@ def test_every_split_returns_the_hour_on_postgres(
     tables["price_points"] = pa.Table.from_pylist([point], schema=SCHEMAS["price_points"])
     for name in ("runs", "cells"):
         tables[name] = SCHEMAS[name].empty_table()
+    text = "select * from cost_per_token where step_index = 0"
     with mirror(dsn, tables) as postgres:
-        found = {row["run_id"]: row for row in postgres.execute("select * from cost_per_token").fetchall()}
-    assert len(found) == len(steps) + len(mixes)
+        found = {row["run_id"]: row for row in postgres.execute(text).fetchall()}
+    assert len(found) == len(steps) + len(mixes) // 2
     for row in steps:
         check_hour(found[row["run_id"]], row["prefix_cache_hit_share"])
         assert found[row["run_id"]]["usd_per_1m_input_busy"] is not None
-    for mix, row in zip((m for law in laws for m in law), mixes, strict=True):
+    for mix, row in zip((m for law in laws for m in law), mixes[::2], strict=True):
         one = found[row["run_id"]]
         assert one["regression_missing_reason"] is None
         parts = [one[f"usd_per_{n}_regression"] for n in ("1m_input", "1m_output", "request")]

@@ -9,8 +9,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from accelbench_assets.lake.io import table_from_rows
 from accelbench_assets.lake.lake import Lake
-from accelbench_assets.lake.tables import STATUSES
+from accelbench_assets.lake.tables import ESTIMATE_STATES, STATUSES
 from accelbench_assets.sqlkit.duck import query
 from accelbench_assets.sqlkit.marts import build_marts
 from accelbench_assets.sqlkit.publish import publish
@@ -42,6 +43,16 @@ def put_attempt(lake: Lake, model: str, status: str, **fields: Any) -> None:
         put_run(lake, record)
     else:
         lake.finish(record)
+
+
+def put_estimate(lake: Lake, model: str, state: str, at: str = "2026-11-01T00:00:00Z", **fields: Any) -> None:
+    """What arithmetic says of the cell of *model*, which is registered."""
+    cell = make_cell(model=model, instance=G6)
+    lake.put_cell(cell)
+    figures = {} if state != "estimated" else {"concurrency": 8, "requests_per_s": 2.0, "measured_runs": 3}
+    row = {"cell_id": cell.cell_id, "as_of": at, "region": "eu-west-1", "state": state, "reason": f"{state}, it says",
+           "price_missing_reason": "none", "inputs_sha256": "0" * 64, **figures, **fields}  # fmt: skip
+    lake.write_fact("cell_estimates", at[:10], table_from_rows("cell_estimates", [row]))
 
 
 def test_every_status_of_a_run_has_its_state_and_reason(local_lake: Lake) -> None:
@@ -101,6 +112,93 @@ def test_the_best_origin_counts_then_the_latest_attempt_that_was_not_cancelled(l
     )
 
 
+def test_a_cell_nobody_ran_has_the_state_that_arithmetic_gives_it(local_lake: Lake) -> None:
+    for state in ESTIMATE_STATES:
+        put_estimate(local_lake, f"by-{state.replace('_', '-')}", state)
+    local_lake.put_cell(make_cell(model="nobody", instance=G6))
+    rows = coverage(local_lake)
+    assert {name: (row["state"], row["basis"], row["attempts"]) for name, row in rows.items()} == {
+        "by-estimated": ("estimated", "arithmetic", 0),
+        "by-does-not-fit": ("does_not_fit", "arithmetic", 0),
+        "by-not-sold": ("not_sold", "arithmetic", 0),
+        "by-unknown": ("never_run", None, 0),
+        "nobody": ("never_run", None, 0),
+    }
+    assert rows["by-not-sold"]["reason"] == "not_sold, it says"
+    assert rows["by-not-sold"]["region"] == "eu-west-1"
+    assert rows["by-unknown"]["reason"] == "never attempted; unknown, it says"
+    assert rows["by-unknown"]["region"] is None
+    assert {row["failure_code"] for row in rows.values()} == {None}
+    assert {row["latest_run_id"] for row in rows.values()} == {None}
+
+
+def test_the_newest_estimate_counts(local_lake: Lake) -> None:
+    put_estimate(local_lake, "tried", "does_not_fit", "2026-11-01T10:00:00Z")
+    put_estimate(local_lake, "tried", "estimated", "2026-11-01T11:00:00Z")
+    assert coverage(local_lake)["tried"]["state"] == "estimated"
+    put_estimate(local_lake, "tried", "unknown", "2026-11-02T00:00:00Z")
+    assert coverage(local_lake)["tried"]["state"] == "never_run"
+
+
+@pytest.mark.parametrize("arithmetic", ESTIMATE_STATES)
+def test_an_attempt_is_evidence_and_goes_before_arithmetic(local_lake: Lake, arithmetic: str) -> None:
+    for status in STATUSES:
+        name = f"one-{status.replace('_', '-')}"
+        put_estimate(local_lake, name, arithmetic)
+        put_attempt(local_lake, name, status, failure_code=f"code-{status}", region="us-east-1")
+    rows = coverage(local_lake)
+    cancelled = rows.pop("one-cancelled")
+    for status in STATUSES:
+        if status != "cancelled":
+            row = rows[f"one-{status.replace('_', '-')}"]
+            assert (row["state"], row["basis"], row["attempts"]) == (OUTCOMES[status], "attempt", 1)
+            assert "it says" not in row["reason"]
+    if arithmetic == "unknown":
+        assert (cancelled["state"], cancelled["basis"], cancelled["reason"]) == (
+            "failed",
+            "attempt",
+            "code-cancelled",
+        )
+        assert cancelled["failure_code"] == "code-cancelled"
+    else:
+        assert (cancelled["state"], cancelled["basis"]) == (arithmetic, "arithmetic"), "it told us nothing"
+        assert (cancelled["attempts"], cancelled["latest_status"]) == (1, "cancelled")
+        assert cancelled["failure_code"] is None
+        assert cancelled["reason"] == f"{arithmetic}, it says; every attempt so far was cancelled (1)"
+        assert cancelled["region"] == "eu-west-1"
+
+
+def test_an_estimate_is_never_a_result(local_lake: Lake) -> None:
+    """Nothing that ranks, costs or reports reads what was only computed."""
+    put_estimate(local_lake, "guess", "estimated")
+    put_attempt(local_lake, "real", "succeeded")
+    assert coverage(local_lake)["guess"]["succeeded"] == 0
+    for table in ("runs", "benchmark_results", "cost_per_token", "price_performance", "catalog", "ranking"):
+        text = f"select count(*) as n from {table} where cast({table} as varchar) like '%guess%'"
+        assert query(local_lake, text).to_pylist() == [{"n": 0}], table
+
+
+@pytest.mark.xdist_group("postgres")
+def test_estimates_are_published_for_the_cells_of_a_lake(local_lake: Lake, dsn: str) -> None:
+    put_estimate(local_lake, "waits", "does_not_fit")
+    put_estimate(local_lake, "waits", "estimated", "2026-11-02T00:00:00Z")
+    put_estimate(local_lake, "unsaid", "unknown")
+    put_attempt(local_lake, "stopped", "cancelled")
+    put_estimate(local_lake, "stopped", "not_sold")
+    build_marts(local_lake)
+    assert publish(local_lake, dsn).rows["cell_estimates"] == 3
+    with psycopg.connect(dsn) as connection:
+        rows = connection.execute(
+            "select model, c.state, basis, attempts, requests_per_s from accelbench.coverage as c "
+            "join accelbench.cell_estimates using (cell_id) order by model"
+        ).fetchall()
+    assert rows == [
+        ("stopped", "not_sold", "arithmetic", 1, None),
+        ("unsaid", "never_run", None, 0, None),
+        ("waits", "estimated", "arithmetic", 0, 2.0),
+    ]
+
+
 @pytest.mark.xdist_group("postgres")
 def test_the_grid_is_published_for_the_cells_of_a_lake(local_lake: Lake, dsn: str) -> None:
     put_attempt(local_lake, "works", "succeeded")
@@ -143,7 +241,13 @@ def test_every_attempt_is_paid_for_by_all_its_instances(local_lake: Lake) -> Non
     put_attempt(local_lake, "spot", "failed", **whole, capacity_type="spot")
     put_attempt(local_lake, "brief", "failed", **here, torn_down_at=moment(0.1))
     put_attempt(local_lake, "said", "succeeded", **whole, run_cost_usd=0.123456789)
-    put_attempt(local_lake, "cluster", "failed", **{**whole, "launcher": "eks"}, instance_count=2)
+    put_attempt(
+        local_lake,
+        "cluster",
+        "failed",
+        **{**whole, "launcher": "eks", "provisioned_at": moment(0)},
+        instance_count=2,
+    )
     put_attempt(local_lake, "foreign", "succeeded", **whole, origin="external")
     put_attempt(
         local_lake,
@@ -161,7 +265,7 @@ def test_every_attempt_is_paid_for_by_all_its_instances(local_lake: Lake) -> Non
         "spot": Decimal(1),
         "brief": Decimal("0.1"),  # a minute at least
         "said": Decimal("0.123456789"),
-        "cluster": Decimal(8),
+        "cluster": Decimal(10),  # and the ten minutes that its nodes stay
         "nowhere": None,
         "lost": None,
     }

@@ -52,6 +52,11 @@ def fill(lake: Lake) -> dict[str, Any]:
     lake.write_fact("instance_types", "2026-11-01", table_from_rows("instance_types", rows))
     models = [{"model_id": "m", "revision": "1", "parameters": 8_000_000_000, "gated": False}]
     lake.write_fact("models", "2026-11-01", table_from_rows("models", models))
+    known = {"cell_id": "c", "as_of": "2026-11-01T00:00:00Z", "region": "us-east-1", "state": "estimated",
+             "reason": "so", "concurrency": 8, "requests_per_s": 2.0, "requests_per_s_low": 1.0,
+             "requests_per_s_high": 4.0, "measured_runs": 0, "usd_per_hour": "1.8610000001",
+             "inputs_sha256": "0" * 64}  # fmt: skip
+    lake.write_fact("cell_estimates", "2026-11-01", table_from_rows("cell_estimates", [known]))
     note = [{"run_id": record["run_id"], "text": "first", "at": "2026-11-02T00:00:00.123456Z"}]
     lake.write_fact("annotations", "2026-11-02", table_from_rows("annotations", note))
     build_marts(lake)
@@ -76,7 +81,7 @@ def test_everything_is_published_and_reads_back_value_by_value(filled: Lake, dsn
     assert report.rows == {
         "runs": 1, "run_steps": 2, "run_percentiles": 8, "slo_results": 2, "price_points": 2, "supersessions": 1,
         "annotations": 1, "instance_types": 1, "models": 1, "benchmark_results": 2, "coverage": 1, "mix_regression": 1,
-        "latest_prices": 2,
+        "latest_prices": 2, "cell_estimates": 1,
     }  # fmt: skip
     with psycopg.connect(dsn, row_factory=psycopg.rows.dict_row) as connection:
         connection.execute("set search_path to accelbench")
@@ -207,6 +212,19 @@ MALFORMED = {
         "succeeded = 5",
         "state = 'never_run'",
         "state = 'failed'",
+        "basis = null",
+        "basis = 'arithmetic'",
+        "basis = 'guess'",
+        "state = 'does_not_fit', basis = 'arithmetic'",
+    ),
+    "cell_estimates": (
+        "state = 'measured'",
+        "state = 'unknown'",
+        "reason = ''",
+        "requests_per_s_low = 3",
+        "requests_per_s = null",
+        "usd_per_hour = null",
+        "measured_runs = null",
     ),
 }
 
@@ -330,7 +348,7 @@ def test_a_dead_server(local_lake: Lake) -> None:
     began = time.monotonic()
     with pytest.raises(PublishError, match=r"PostgreSQL at 127.0.0.1:9/db cannot be used") as caught:
         publish.publish(local_lake, "postgresql://someone:hunter2hunter2@127.0.0.1:9/db")
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60
     assert "hunter2" not in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
+from accelbench_assets.lake.io import table_from_rows
 from accelbench_assets.lake.lake import Lake
 from accelbench_assets.sqlkit.duck import query
 from accelbench_assets.sqlkit.files import files_as_written, sql_files
@@ -58,6 +59,23 @@ def fill(lake: Lake) -> None:
                 run_cost_usd=0.25 if code else None,
             )
         )
+    estimates = []
+    for name, state in (
+        ("guessed", "estimated"),
+        ("large", "does_not_fit"),
+        ("absent", "not_sold"),
+        ("x", "unknown"),
+    ):
+        cell = make_cell(model=name, instance="g6e.xlarge")
+        lake.put_cell(cell)
+        estimates.append(
+            {"cell_id": cell.cell_id, "as_of": "2026-11-01T00:00:00Z", "region": "us-east-1", "state": state,
+             "reason": f"{name}: {state}", "usd_per_hour": "1.861", "inputs_sha256": "0" * 64,
+             **({"requests_per_s": 2.5, "concurrency": 8, "measured_runs": 0} if state == "estimated" else {})}
+        )  # fmt: skip
+    stopped = make_cell(model="never-cancelled", instance="g6e.xlarge")
+    estimates.append({**estimates[0], "cell_id": stopped.cell_id})
+    lake.write_fact("cell_estimates", "2026-11-01", table_from_rows("cell_estimates", estimates))
     put_mixes(lake, MIXES)
     put_golden(lake)
     put_instances(lake, {"g6.xlarge": 4, "g5.xlarge": 1, "g6e.xlarge": 1})
@@ -105,5 +123,9 @@ def test_every_portable_query_agrees_over_the_same_rows(local_lake: Lake, dsn: s
     for name, (ours, theirs) in both.items():
         check_same(ours, theirs, name)
     assert any(row["missing_reason"] is None for row in both["mix_regression"][0])
+    states = {(row["state"], row["basis"]) for row in both["coverage"][0]}
+    assert states >= {(s, "arithmetic") for s in ("estimated", "does_not_fit", "not_sold")} | {
+        ("never_run", None)
+    }
     assert any(row["usage_share"] == 0.25 for row in both["cost_per_token"][0])
     assert {row["cost_basis"] for row in both["run_costs"][0]} == {"recorded", "latest_price", None}

@@ -12,6 +12,8 @@ from typing import Any
 
 import psutil
 
+from tests.support.waiting import HANG_S
+
 
 class Cli:
     """The ``accelbench`` of this checkout, with ACCELBENCH_HOME in *home* and nothing else from outside."""
@@ -43,7 +45,7 @@ class Cli:
         )
 
     def run(
-        self, *words: str, timeout: float = 240, expect: int | None = 0
+        self, *words: str, timeout: float = 600, expect: int | None = 0
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end; *expect* is the exit code it must have."""
         process = self.start(*words)
@@ -87,7 +89,7 @@ class Cli:
                 continue
         return mine
 
-    def wait_until_nothing_runs(self, seconds: float) -> None:
+    def wait_until_nothing_runs(self, seconds: float = HANG_S) -> None:
         """Fail if a process of this home is still alive after *seconds*."""
         end = time.monotonic() + seconds
         while (left := self.processes()) and time.monotonic() < end:

@@ -6,22 +6,29 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from accelbench_assets.lake.lake import Lake
 from tests.support.seaweed import Seaweed
+from tests.support.shared import once
 
 BUCKET = "accelbench-test"
 S3_GROUP = pytest.mark.xdist_group("s3")
 
 
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
-    with Seaweed(tmp_path_factory.mktemp("seaweed")) as server:
+@contextmanager
+def _with_bucket(folder: Path) -> Iterator[Seaweed]:
+    with Seaweed(folder) as server:
         server.create_bucket(BUCKET)
         yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Seaweed:
+    return once(pytestconfig, "seaweed", lambda: _with_bucket(tmp_path_factory.mktemp("seaweed")))
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from typing import Any, Self
 HOST = "127.0.0.1"
 ACCESS_KEY = "throwaway-key-id"
 SECRET_KEY = "accelbench-test-secret"  # of a throw-away server on loopback
-START_TIMEOUT_S = 60
+START_TIMEOUT_S = 120
 
 
 def weed_binary() -> str | None:
@@ -93,7 +93,7 @@ class Seaweed:
             aws_access_key_id=ACCESS_KEY,
             aws_secret_access_key=SECRET_KEY,
             region_name="us-east-1",
-            config=Config(connect_timeout=3, read_timeout=10, s3={"addressing_style": "path"}),
+            config=Config(connect_timeout=30, read_timeout=60, s3={"addressing_style": "path"}),
         )
 
     def create_bucket(self, name: str) -> None:
@@ -157,7 +157,7 @@ class Seaweed:
                 tail = (self.folder / "weed.log").read_text(errors="replace")[-2000:]
                 raise RuntimeError(f"weed exited with {self._process.returncode}: {tail}")
             try:
-                with urllib.request.urlopen(f"{self.endpoint}/healthz", timeout=1) as answer:
+                with urllib.request.urlopen(f"{self.endpoint}/healthz", timeout=10) as answer:
                     if answer.status == 200:
                         return
             except (urllib.error.URLError, OSError):
@@ -167,4 +167,4 @@ class Seaweed:
     def __exit__(self, *_: object) -> None:
         assert self._process is not None
         self._process.kill()  # what it holds is thrown away; a polite end can take ten seconds
-        self._process.wait(10)
+        self._process.wait(60)

@@ -118,7 +118,7 @@ def test_nvidia_smi_that_fails_hangs_or_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(Unread, match="no table"):
         NvidiaSmi([program(tmp_path, "fails", "echo 'NVIDIA-SMI has failed'; exit 9")]).read()
     with pytest.raises(Unread, match=r"longer than 0\.2 s"):
-        NvidiaSmi([program(tmp_path, "hangs", "exec sleep 30")], timeout_s=0.2).read()
+        NvidiaSmi([program(tmp_path, "hangs", "exec sleep 600")], timeout_s=0.2).read()
     with pytest.raises(Unread, match="could not be started"):
         NvidiaSmi([str(tmp_path / "absent")]).read()
 
@@ -146,18 +146,21 @@ while true; do head -1 {SAMPLES}/neuron_monitor.jsonl; sleep 0.05; done"""
 def test_neuron_monitor_that_ends_stalls_or_talks_nonsense(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "_STALE_S", 0.3)
+    monkeypatch.setattr(
+        sources, "_STALE_S", 60.0
+    )  # whichever comes first tells why; only the silent one runs it out
     ended = NeuronMonitor([program(tmp_path, "ends", "exit 1")])
     for _ in range(2):
         with pytest.raises(Unread, match="has ended"):
             ended.read()
     ended.close()
-    silent = NeuronMonitor([program(tmp_path, "silent", "exec sleep 30")])
+    monkeypatch.setattr(sources, "_STALE_S", 0.3)
+    silent = NeuronMonitor([program(tmp_path, "silent", "exec sleep 600")])
     with pytest.raises(Unread, match="reported nothing"):
         silent.read()
     silent.close()
-    odd = NeuronMonitor([program(tmp_path, "odd", "echo no devices; exec sleep 30")])
-    monkeypatch.setattr(sources, "_STALE_S", 10.0)
+    odd = NeuronMonitor([program(tmp_path, "odd", "echo no devices; exec sleep 600")])
+    monkeypatch.setattr(sources, "_STALE_S", 60.0)
     with pytest.raises(Unread, match="no JSON"):
         odd.read()
     odd.close()

@@ -46,7 +46,7 @@ class Started:
         )
 
     def wait_for(self, what: Callable[[], object]) -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while not what():
             assert self.process.poll() is None, self.process.communicate()
             assert time.monotonic() < end
@@ -57,7 +57,7 @@ class Started:
         return [p for p in mine if "accelbench_assets.defs.tasks" in p.cmdline()]
 
     def end(self) -> tuple[int, str, str]:
-        out, err = self.process.communicate(timeout=90)
+        out, err = self.process.communicate(timeout=180)
         return self.process.returncode, out, err
 
     def only_record(self) -> dict[str, object]:

@@ -156,8 +156,8 @@ def test_the_estimate_or_why_there_is_none(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACCELBENCH_USD_PER_HOUR", "0.01")  # this machine's, so none of an instance
-    estimate = plan_of(capsys, *CELL, *SHORT, "--deadline", "3000")["estimate"]
-    assert estimate["hours"] == pytest.approx(1.0), "deadline and the idle node after it"
+    estimate = plan_of(capsys, *CELL, *SHORT, "--deadline", "1800")["estimate"]
+    assert estimate["hours"] == pytest.approx(1.0), "deadline, its idle node, and two more that may be rented"
     assert estimate["usd"] == pytest.approx(estimate["usd_per_hour"], rel=1e-6)
     assert estimate["usd_per_hour"] > 1
     declared = plan_of(capsys, *CELL, *SHORT, "--usd-per-hour", "2.5")

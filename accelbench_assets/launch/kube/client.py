@@ -39,9 +39,10 @@ KINDS: Final[dict[str, tuple[str, str]]] = {
     "ReplicaSet": ("apps/v1", "replicasets"),
     "Job": ("batch/v1", "jobs"),
     "Lease": ("coordination.k8s.io/v1", "leases"),
+    "NodeClaim": ("karpenter.sh/v1", "nodeclaims"),
 }
 """Kind -> (apiVersion, resource)."""
-_CLUSTER_WIDE = ("Namespace", "Node")
+_CLUSTER_WIDE = ("Namespace", "Node", "NodeClaim")
 _PAGE = 500
 # A Secret's content never enters this process: the API is asked for its metadata alone.
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
@@ -196,9 +197,17 @@ class Cluster:
         return _whole(_object(answer.body), kind) if answer.ok else None
 
     def list(
-        self, kind: str, *, labels: str = "", fields: str = "", retry_s: float | None = None
+        self,
+        kind: str,
+        *,
+        labels: str = "",
+        fields: str = "",
+        namespace: str | None = None,
+        retry_s: float | None = None,
     ) -> list[Object]:
-        """All objects of *kind* that match both selectors, in pages; each with its ``kind`` and ``apiVersion``."""
+        """All objects of *kind* that match both selectors, in pages; each with its ``kind`` and ``apiVersion``. Of
+        another *namespace* than ours where one is given.
+        """
         selectors = [("labelSelector", labels), ("fieldSelector", fields)]
         base = [("limit", str(_PAGE)), *((name, value) for name, value in selectors if value)]
         found: list[Object] = []
@@ -206,7 +215,7 @@ class Cluster:
         while True:
             answer = self.calls.send(
                 "GET",
-                self._path(kind),
+                self._path(kind, namespace=namespace),
                 f"listing {KINDS[kind][1]}",
                 query=[*base, ("continue", token)] if token else base,
                 accept=_METADATA_LIST if kind == "Secret" else None,
@@ -316,10 +325,11 @@ class Cluster:
         """The API path of an object's *subresource*."""
         return f"{self._path(kind, name)}/{subresource}"
 
-    def _path(self, kind: str, name: str | None = None) -> str:
+    def _path(self, kind: str, name: str | None = None, namespace: str | None = None) -> str:
         version, resource = KINDS[kind]
         root = f"/api/{version}" if version == "v1" else f"/apis/{version}"
-        place = "" if kind in _CLUSTER_WIDE else f"/namespaces/{quote(self.namespace, safe='')}"
+        where = quote(namespace or self.namespace, safe="")
+        place = "" if kind in _CLUSTER_WIDE else f"/namespaces/{where}"
         return f"{root}{place}/{resource}" + (f"/{quote(name, safe=':')}" if name else "")
 
 

@@ -45,7 +45,7 @@ _QUOTA_TEXT = re.compile(
 )
 _CAPACITY_TEXT = re.compile(
     r"InsufficientInstanceCapacity|InsufficientCapacityError|UnfulfillableCapacity|InsufficientHostCapacity"
-    r"|requested instance types were unavailable during launch"
+    r"|ReservationCapacityExceeded|requested instance types were unavailable during launch"
     r"|(?<![\w./-])capacity(?![\w-]| types?\b)",  # not the label karpenter.sh/capacity-type
     re.I,
 )
@@ -112,7 +112,9 @@ def _latest(events: Iterable[Object], reason: str) -> datetime | None:
 
 def _unscheduled(pod: Object, look: Look) -> Iterator[Trouble]:
     name, scheduled = name_of(pod), condition(pod, "PodScheduled")
+    claims = [claim for claim in look.claims if claim.pod == name]
     told = [str(event.get("message") or "") for event in look.events]
+    told += [text for claim in claims for text in claim.said]
     said = str(scheduled.get("message") or "").strip()
     for text in (*told, said):
         if _QUOTA_TEXT.search(text):
@@ -124,6 +126,13 @@ def _unscheduled(pod: Object, look: Look) -> Iterator[Trouble]:
             certain=_for(pod, look, GRACE_S),
             pod=name,
         )
+    if claims and claims[-1].launched_at is not None:  # whatever was refused before: AWS has given one
+        waits = claims[-1].waits_for or said or "no reason given"
+        text = (
+            f"AWS gave a machine for pod {name} ({claims[-1].name}), and it has not become its node: {waits}"
+        )
+        yield Trouble("unschedulable", text, certain=False, pod=name)
+        return
     lacking = next((text for text in (said, *reversed(told)) if _CAPACITY_TEXT.search(text)), None)
     if lacking:
         yield Trouble(
@@ -132,14 +141,19 @@ def _unscheduled(pod: Object, look: Look) -> Iterator[Trouble]:
     elif scheduled.get("reason") == "SchedulingGated":
         yield Trouble("bad_config", f"Pod {name} is held back: {said}", certain=False, pod=name)
     elif scheduled.get("status") == "False":
-        # Only one for whom a node was ordered lacks capacity: others may ask for what no node has.
+        # Only one for whom a node was ordered lacks capacity: others may ask for what no node has. And where the
+        # order was refused for another reason (rights, an empty subnet), that is not capacity either.
         ordered = any(event.get("reason") == "Nominated" for event in look.events_of(name))
+        ordered = ordered and not any(claim.said for claim in claims)
         text = f"No node took pod {name}: {said or 'no reason given'}{_of_karpenter(look, name)}"
         yield Trouble("no_capacity" if ordered else "unschedulable", text, certain=False, pod=name)
 
 
 def _of_karpenter(look: Look, pod: str) -> str:
     """What the one who makes nodes says of the pod, beside the scheduler."""
+    for claim in reversed(look.claims):
+        if claim.pod == pod and claim.said:
+            return f" Karpenter: {claim.said[-1]}"
     for event in reversed(look.events_of(pod)):
         source = (event.get("source") or {}).get("component") or event.get("reportingComponent")
         if source == "karpenter" and event.get("type") == "Warning":

@@ -16,11 +16,25 @@ Object = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """A machine that was ordered for a pod: what was said against it, since when it is there (and paid for), and what
+    it still waits for.
+    """
+
+    name: str
+    pod: str
+    said: tuple[str, ...] = ()
+    launched_at: datetime | None = None
+    waits_for: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
     """One look at the pods of a Deployment or Job.
 
     ``nodes`` holds the nodes that were asked for, ``None`` for one that is gone; ``logs`` the last lines of ended
-    containers by pod name; ``now`` is the cluster's time, against which its time stamps are read.
+    containers by pod name; ``claims`` the machines ordered for its pods, oldest first; ``now`` is the cluster's time,
+    against which its time stamps are read.
     """
 
     pods: Sequence[Object]
@@ -30,6 +44,7 @@ class Look:
     events: Sequence[Object] = ()
     nodes: Mapping[str, Object | None] = field(default_factory=dict)
     logs: Mapping[str, str] = field(default_factory=dict)
+    claims: Sequence[Claim] = ()
 
     def events_of(self, name: str) -> list[Object]:
         """Events about the object called *name*."""

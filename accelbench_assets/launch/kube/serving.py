@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from accelbench_assets.budget.base import NODE_IDLE_S, REPLACED_NODES
 from accelbench_assets.errors import LaunchError
 from accelbench_assets.launch.base import AttemptHold, Deadline, EventSink, utc_now
 from accelbench_assets.launch.kube.client import Cluster
@@ -37,8 +38,6 @@ from accelbench_assets.launch.logs import tail
 from accelbench_assets.launch.probe import Probe, Reply, Server, Unreachable, try_completion
 from accelbench_assets.settings_groups import KubeSettings
 
-NEW_PODS = 2
-"""Pods that are replaced after the loss of their node before the start counts as failed."""
 PROBE_TIMEOUT_S = 60.0
 PORT = 8000
 
@@ -93,6 +92,7 @@ class Wait:
     bound_at: float | None = None
     unbound_at: float | None = None
     on_node: dict[str, Object] = field(default_factory=dict)
+    nodes: set[str] = field(default_factory=set)
     left: set[str] = field(default_factory=set)
     taken: Trouble | None = None
     replaced: int = 0
@@ -114,8 +114,7 @@ class Wait:
             self._see_taken(look, live)
             bound = len(live) >= self.replicas and all(node_of(pod) for pod in live)
             self.bound_at = (self.bound_at or time.monotonic()) if bound else None
-            if self.hold.billed_since is None and any(node_of(pod) for pod in live):
-                self.hold.billed_since = time.monotonic()
+            self._see_nodes(look)
             ready = [pod for pod in live if is_ready(pod)]
             if len(ready) >= self.replicas:
                 for pod in ready[: self.replicas]:
@@ -136,7 +135,7 @@ class Wait:
         self.seen = trouble
         if trouble is None or not trouble.certain:
             return
-        if not trouble.retryable or self.replaced >= NEW_PODS or not trouble.pod:
+        if not trouble.retryable or self.replaced >= REPLACED_NODES or not trouble.pod:
             raise self._failure(trouble, look)
         self.replaced += 1
         self.taken, self.unbound_at = trouble, time.monotonic()
@@ -160,6 +159,26 @@ class Wait:
             if self.taken is None or self.taken.pod != name_of(pod):
                 self.taken = found or Trouble("evicted", text, retryable=True, pod=name_of(pod))
                 self.unbound_at = time.monotonic()
+
+    def _see_nodes(self, look: Look) -> None:
+        """Reckon the nodes that are paid for; end a start for which more were rented than money was put aside for."""
+        launched = [claim.launched_at for claim in look.claims if claim.launched_at is not None]
+        if self.hold.billed_since is None and launched:  # a machine costs money before it is a node
+            ago_s = max(0.0, (look.now - min(launched)).total_seconds())
+            self.hold.billed_since = max(self.started, time.monotonic() - ago_s)
+        for name in {node_of(pod) for pod in look.pods} - {"", *self.nodes}:
+            self.nodes.add(name)
+            if self.hold.billed_since is None:
+                self.hold.billed_since = time.monotonic()
+            if len(self.nodes) > self.replicas:  # the one it replaces idles as long as any other
+                self.hold.billed_since -= NODE_IDLE_S / self.replicas
+        if len(self.nodes) > self.replicas + REPLACED_NODES:
+            why = self.taken or Trouble("node_lost", "Its pods were moved from node to node.")
+            lost_nodes = len(self.nodes) - self.replicas
+            text = (
+                f"{why.text} This start has lost {lost_nodes} nodes; money is put aside for {REPLACED_NODES}."
+            )
+            raise self._failure(replace(why, text=text), look)
 
     def _failure(self, trouble: Trouble, look: Look) -> LaunchError:
         path = self.follower.path(trouble.pod)

@@ -6,6 +6,7 @@ Does not belong here: removing whole runs, also those of others (``sweep``, ``re
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -17,13 +18,20 @@ from accelbench_assets.launch.kube.naming import base_name, load_name, plan_name
 
 LIMIT_S = 20.0
 """Longest time leaving takes; what is left then falls to the owner, the deadlines and the reaper."""
+RECORDING_S = 120.0
+"""What keeping logs, writing the record and settling the budget may take after that, each with its own retries."""
+LEAVING_S = 2 * LIMIT_S + RECORDING_S
+"""Longest time from an interrupt to the end of a run: its servers go, its record is written, what owns them goes."""
 _LOOK_S = 0.2
 
 
-def undisturbed(work: Callable[[], None], limit_s: float = LIMIT_S) -> None:
+def undisturbed(
+    work: Callable[[], None], limit_s: float = LIMIT_S, meanwhile: Callable[[], None] = lambda: None
+) -> None:
     """Do *work* to its end, at most *limit_s* seconds, though interrupts come meanwhile; the first is raised after.
 
-    It runs in a thread, which no signal reaches. What it raises itself is raised here.
+    It runs in a thread, which no signal reaches. What it raises itself is raised here. *meanwhile* is called once it
+    has begun, so that telling of it can neither hold it up nor, by failing, end it.
     """
     failure: list[BaseException] = []
     done = threading.Event()  # an interrupted join() would take the thread for ended
@@ -39,10 +47,15 @@ def undisturbed(work: Callable[[], None], limit_s: float = LIMIT_S) -> None:
     thread = threading.Thread(target=run, name="kube-teardown", daemon=True)
     interrupt: BaseException | None = None
     limit = time.monotonic() + limit_s
+    told = False
     while True:
         try:
             if thread.ident is None:
                 thread.start()
+            if not told:
+                told = True
+                with contextlib.suppress(Exception):
+                    meanwhile()
             done.wait(max(0.0, limit - time.monotonic()))
             break
         except BaseException as error:

@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from accelbench_assets.launch.kube.claims import ClaimReader
 from accelbench_assets.launch.kube.client import Cluster
 from accelbench_assets.launch.kube.errors import KubeError
 from accelbench_assets.launch.kube.look import (
+    Claim,
     Look,
     Object,
     container_status,
@@ -52,6 +54,8 @@ class Watcher:
         self._nodes: dict[str, Object | None] = {}
         self._nodes_at = self._events_at = 0.0
         self._events: list[Object] = []
+        self._claims: Sequence[Claim] = ()
+        self._ordered = ClaimReader(cluster)
         self._logs: dict[tuple[str, int], str] = {}
         self._denied: set[str] = set()
 
@@ -71,6 +75,7 @@ class Watcher:
             events=self._events,
             nodes=self._read_nodes({node_of(pod) for pod in pods} - {""}),
             logs={name_of(pod): log for pod in pods if (log := self._last_log(pod))},
+            claims=self._claims,
         )
 
     @property
@@ -101,6 +106,8 @@ class Watcher:
                 refused = self._allowed("Event", f"reason={reason}")
                 found += [e for e in refused if name_of(e.get("involvedObject")).startswith(self._prefix)]
         self._events = found
+        if not all(node_of(pod) for pod in pods):
+            self._claims = self._ordered.read(found)
 
     def _allowed(self, kind: str, fields: str) -> list[Object]:
         if kind in self._denied:

@@ -58,6 +58,8 @@ def fetch_blocks(
         stamp=stamp,
     )
     reading.raw.append(raw)
+    understood = [answer for answer in answers if "refused" not in answer]
+    reading.sold_out = bool(understood) and not any(answer["offerings"] for answer in answers)
     return reading
 
 
@@ -73,6 +75,9 @@ def read_offerings(
         if instance not in wanted or text(offering.get("UltraserverType")):
             continue
         if text(offering.get("Tenancy")) not in ("", "default"):
+            continue
+        segments = offering.get("CapacityBlockOfferingSegments")
+        if isinstance(segments, list) and len(segments) > 1:  # several zones or machines at one fee
             continue
         group = Group(AWS, region, instance, CAPACITY_BLOCK)
         count, zone = offering.get("InstanceCount"), text(offering.get("AvailabilityZone"))

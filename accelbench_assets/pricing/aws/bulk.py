@@ -40,6 +40,8 @@ COLUMNS = {
     "instancetype": "instanceType",
     "instancename": "instanceName",
     "component": "component",
+    "usagetype": "usagetype",
+    "licensemodel": "licenseModel",
 }
 PLANS = {"computesavingsplans": "compute", "ec2instancesavingsplans": "ec2_instance"}
 META_LINES = 6  # the first lines describe the file, the last of them names the columns

@@ -4,9 +4,10 @@ Belongs here: the published shape of a price list's item (``product``, ``terms.O
 ``priceDimensions``, ``termAttributes``), and which products are the machine we mean.
 Does not belong here: getting the list (``products``, ``bulk``).
 
-A list holds many products of one instance type: other systems, tenancies, installed software, unused reservations, and
-capacity blocks at 0.00. Only Linux on shared tenancy, in use, with nothing installed, on the on-demand market counts.
-What is that product and cannot be read is refused by group; nothing is guessed.
+A list holds many products of one instance type: other systems, tenancies, installed software, licences brought along,
+reservations used (0.00) or unused, and capacity blocks at 0.00. Only Linux on shared tenancy, in use, with nothing
+installed, on the on-demand market counts, billed as the plain hour (``BoxUsage``). A product that does not say so much
+of itself does not count. What is that product and cannot be read is refused by group; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ PAYMENT = {
 CLASSES = ("standard", "convertible")
 LEASES = {"1yr": "1y", "1 yr": "1y", "3yr": "3y", "3 yr": "3y"}
 
-# Attribute -> what it must be. An attribute that a product lacks says nothing against it.
+USAGE = {AWS: "BoxUsage:", SAGEMAKER: "Host:"}
+"""What the usage type of a plain hour has before the instance type, after the region's prefix."""
+
+# Attribute -> what it must be. Those of NEEDED must be there; another that a product lacks says nothing against it.
 EC2_ATTRIBUTES = {
     "operatingSystem": "Linux",
     "tenancy": "Shared",
@@ -48,6 +52,13 @@ EC2_ATTRIBUTES = {
     "locationType": "AWS Region",
 }
 SAGEMAKER_ATTRIBUTES = {"component": "Hosting", "locationType": "AWS Region"}
+NEEDED = {
+    EC2_SERVICE: ("operatingSystem", "tenancy", "capacitystatus", "preInstalledSw", "operation"),
+    SAGEMAKER_SERVICE: (
+        "component",
+    ),  # the upfront fee of a training plan has none, and looks like a low price
+}
+"""What tells a plain hour from its neighbours, and stands in every such product that AWS publishes."""
 
 
 def read_items(
@@ -81,13 +92,20 @@ def _instance(product: Mapping[str, Any], service: str, region: str) -> str:
     if service == EC2_SERVICE:
         required, name = EC2_ATTRIBUTES, text(attributes.get("instanceType"))
         plain = family in ("", "Compute Instance", "Compute Instance (bare metal)")
-        needed: tuple[str, ...] = ("operatingSystem", "tenancy")
+        usage = text(attributes.get("usagetype"))
+        plain = plain and (not usage or usage_instance(usage, AWS) == name)
+        plain = plain and text(attributes.get("licenseModel")).lower() != "bring your own license"
     else:
         required, name = SAGEMAKER_ATTRIBUTES, text(attributes.get("instanceName"))
         plain = family in ("", "ML Instance")
-        needed = ("component",)  # the upfront fee of a training plan has none, and looks like a low price
     fits = all(text(attributes.get(a)) in ("", value) for a, value in required.items())
-    return name if plain and fits and all(text(attributes.get(a)) for a in needed) else ""
+    return name if plain and fits and all(text(attributes.get(a)) for a in NEEDED[service]) else ""
+
+
+def usage_instance(usage_type: str, provider: str) -> str:
+    """``USE2-BoxUsage:p5.48xlarge`` -> ``p5.48xlarge``; empty for any usage but the plain hour of an instance."""
+    head, mark, instance = usage_type.partition(USAGE[provider])
+    return instance if mark and (not head or head.endswith("-")) else ""
 
 
 def _points(
@@ -98,6 +116,9 @@ def _points(
     sku = text(mapping(document.get("product")).get("sku")) or None
     for term in mapping(terms.get("OnDemand")).values():
         group = Group(provider, region, instance, ON_DEMAND)
+        if _later(mapping(term), stamp):
+            reading.odd.add(f"on-demand price of {instance} that holds only later")
+            continue
         amounts = _amounts(mapping(term), group, reading)
         if amounts is None:
             continue
@@ -123,13 +144,16 @@ def _reserved(
         reading.odd.add(f"reserved term {' '.join(text(part) or '?' for part in said)}")
         return
     group = Group(AWS, region, instance, f"reserved_{lease}")
+    if _later(term, stamp):
+        reading.odd.add(f"reserved price of {instance} that holds only later")
+        return
     amounts = _amounts(term, group, reading)
     if amounts is None:
         return
     hourly, upfront = amounts.get(HOURLY), amounts.get(ONCE)
     complete = {
         "no_upfront": hourly is not None and not upfront,
-        "partial_upfront": hourly is not None and upfront is not None,
+        "partial_upfront": bool(hourly) and bool(upfront),
         "all_upfront": upfront is not None and not hourly,
     }
     if not complete[payment]:
@@ -148,9 +172,15 @@ def _reserved(
     )
 
 
+def _later(term: Mapping[str, Any], stamp: Stamp) -> bool:
+    """Whether a term is announced for after the moment of asking: not yet a price."""
+    since = utc(term.get("effectiveDate"))
+    return since is not None and since > stamp.fetched_at
+
+
 def _point(group: Group, term: Mapping[str, Any], sku: str | None, stamp: Stamp, **fields: Any) -> Point:
     since = utc(term.get("effectiveDate"))
-    columns: dict[str, Any] = {"sku": sku, "effective_from": since, **fields, **stamp.fields()}
+    columns: dict[str, Any] = {"sku": sku, "effective_from": since, **fields, **stamp.fields(group.provider)}
     return Point(*group, **columns)
 
 

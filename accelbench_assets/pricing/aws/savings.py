@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import Any
 
 from accelbench_assets.pricing.aws.clients import HOME_REGION, client, translated
-from accelbench_assets.pricing.aws.items import PAYMENT
+from accelbench_assets.pricing.aws.items import PAYMENT, usage_instance
 from accelbench_assets.pricing.aws.reading import PriceSourceError, Reading, Stamp, mapping, text
 from accelbench_assets.pricing.points import AWS, SAGEMAKER, TERM_HOURS, Group, Point, money
 from accelbench_assets.pricing.raw import RawAnswer
@@ -23,8 +23,6 @@ from accelbench_assets.pricing.raw import RawAnswer
 PLANS = {"Compute": "compute", "EC2Instance": "ec2_instance", "SageMaker": "sagemaker"}
 SECONDS = {31_536_000: "1y", 94_608_000: "3y"}
 PRODUCT = {AWS: "EC2", SAGEMAKER: "SageMaker"}
-USAGE = {AWS: "BoxUsage:", SAGEMAKER: "Host:"}
-"""What the usage type of a plain hour has before the instance type, after the region's prefix."""
 PAGE = 1000
 MAX_PAGES = 500
 
@@ -90,6 +88,8 @@ def read_rates(
             continue
         if properties.get("tenancy", "shared").lower() != "shared":
             continue
+        if provider == AWS and text(rate.get("operation")) not in ("", "RunInstances"):  # as in the files
+            continue
         duration = offering.get("durationSeconds")
         add_rate(
             reading,
@@ -109,12 +109,6 @@ def read_rates(
         )
     reading.points = list(prices.values())
     return reading.settle()
-
-
-def usage_instance(usage_type: str, provider: str) -> str:
-    """``USE2-BoxUsage:p5.48xlarge`` -> ``p5.48xlarge``; empty for any usage but the plain hour of an instance."""
-    head, mark, instance = usage_type.partition(USAGE[provider])
-    return instance if mark and (not head or head.endswith("-")) else ""
 
 
 def add_rate(
@@ -154,7 +148,7 @@ def add_rate(
         term_hours=TERM_HOURS[years],
         sku=sku,
         effective_from=since,
-        **stamp.fields(),
+        **stamp.fields(provider),
     )
     before = prices.setdefault(point.key, point)
     if before.usd_per_hour != price:

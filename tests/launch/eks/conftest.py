@@ -28,7 +28,13 @@ from tests.launch.kube import standins
 from tests.launch.kube.harness import KubeLocal
 
 MODEL, MODEL_ID, REVISION = "llama-3.1-8b-instruct", "meta-llama/Llama-3.1-8B-Instruct", "0e9e39f"
-SHORT = {"poll_s": 0.1, "lease_renew_s": 0.5, "lease_stale_s": 20.0, "provisioning_s": 20.0, "start_s": 30.0}
+SHORT = {
+    "poll_s": 0.1,
+    "lease_renew_s": 0.5,
+    "lease_stale_s": 120.0,
+    "provisioning_s": 120.0,
+    "start_s": 120.0,
+}
 
 
 STAND_IN = """
@@ -50,7 +56,7 @@ signal.signal(signal.SIGTERM, on_term)
 
 WAITS = """
 say(event="progress", step_index=0, completed=1, failed=0)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -74,7 +80,7 @@ class Bench:
         return [message for k, message, _ in self.events if k == kind]
 
     @contextmanager
-    def serving(self, seconds: float = 60.0) -> Iterator[Endpoint]:
+    def serving(self, seconds: float = 300.0) -> Iterator[Endpoint]:
         deadline = Deadline.after(seconds)
         cell = self.spec.cell
         with (
@@ -89,7 +95,7 @@ class Bench:
         return caught.value
 
     def plan(
-        self, endpoint: Endpoint, *, shards: int = 1, window_s: float = 1.0, seconds: float = 60.0
+        self, endpoint: Endpoint, *, shards: int = 1, window_s: float = 1.0, seconds: float = 300.0
     ) -> Plan:
         workload = load_workload("demo.chat@1")
         step = Step(0, "closed", 2, 0.2, window_s, 5.0)
@@ -98,14 +104,14 @@ class Bench:
             workload.hash, 1, 20.0, 10.0, seconds, shards=shards, scrape=endpoint.scrape, null_server=False,
         )  # fmt: skip
 
-    def drive(self, endpoint: Endpoint, plan: Plan, seconds: float = 60.0) -> Any:
+    def drive(self, endpoint: Endpoint, plan: Plan, seconds: float = 300.0) -> Any:
         return self.launcher.load(plan, endpoint, self.out, self.spec, Deadline.after(seconds), self.on_event)
 
     def left(self) -> list[str]:
         found = self.kube.objects(f"accelbench.io/run={run12(self.spec.run_id)}")
         return [f"{one['kind']}/{one['metadata']['name']}" for one in found]
 
-    def await_nothing_left(self, seconds: float = 5.0) -> None:
+    def await_nothing_left(self, seconds: float = 60.0) -> None:
         limit = time.monotonic() + seconds
         while (left := self.left()) and time.monotonic() < limit:
             time.sleep(0.1)
@@ -140,7 +146,7 @@ def make(kube: KubeLocal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
         spec = ServerSpec(str(uuid.uuid4()), cell, MODEL_ID, work_dir, shards=1)
         out = Path(lake.name) / f"incoming{len(made)}"
         launcher = EksLauncher(
-            Settings(home=tmp_path, kube=settings), out.as_uri(), start_allowances_s=(2.0, 10.0)
+            Settings(home=tmp_path, kube=settings), out.as_uri(), start_allowances_s=(2.0, 6.0, 60.0)
         )
         made.append(Bench(kube, launcher, spec, out.as_uri()))
         return made[-1]
@@ -162,7 +168,7 @@ def when_said(bench: Bench, kind: str, what: Callable[[], object]) -> threading.
     """Do *what* as soon as something of *kind* was said."""
 
     def wait() -> None:
-        limit = time.monotonic() + 30
+        limit = time.monotonic() + 120
         while not bench.said(kind) and time.monotonic() < limit:
             time.sleep(0.02)
         what()

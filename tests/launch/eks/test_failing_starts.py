@@ -21,15 +21,15 @@ from tests.launch.kube.harness import KubeLocal
     [
         ("image_pull_not_found", "image_pull", {}),
         ("image_pull_denied", "image_pull", {}),
-        ("image_pull_network", "image_pull", {"start_s": 1.0}),
+        ("image_pull_network", "image_pull", {"start_s": 3.0}),
         ("oom", "oom", {}),
         ("crash", "crash_loop", {}),
         ("gated", "gated_model", {}),
         ("does_not_fit", "does_not_fit", {}),
-        ("unschedulable", "unschedulable", {"provisioning_s": 1.0}),
+        ("unschedulable", "unschedulable", {"provisioning_s": 2.0}),
         ("quota", "quota", {}),
         ("forbid", "bad_config", {}),
-        ("missing_secret", "bad_config", {"start_s": 1.0}),
+        ("missing_secret", "bad_config", {"start_s": 3.0}),
         ("hang_not_ready", "not_ready", {"start_s": 2.0}),
     ],
 )
@@ -46,7 +46,7 @@ def test_a_start_that_fails_says_why(
 
 
 def test_an_instance_the_cluster_has_not_is_unschedulable(make: MakeBench) -> None:
-    error = make(instance="g6e.2xlarge", provisioning_s=1.0).failure()
+    error = make(instance="g6e.2xlarge", provisioning_s=2.0).failure()
     assert error.code == "unschedulable"
     assert "node affinity/selector" in error.message
     assert "NodePool" in (error.hint or "")
@@ -58,7 +58,7 @@ def test_a_node_aws_does_not_have_is_no_capacity(make: MakeBench, kube: KubeLoca
 
     def refuse(kind: str, message: str, data: Mapping[str, Any]) -> None:
         bench.events.append((kind, message, data))
-        limit = time.monotonic() + 10
+        limit = time.monotonic() + 60
         while message.startswith("waiting for a node") and not told and time.monotonic() < limit:
             for pod in kube.objects(f"accelbench.io/run={run12(bench.spec.run_id)}", "Pod"):
                 told.append(post_event(kube, pod, "FailedScheduling", text))
@@ -111,7 +111,7 @@ def evicting(
 
 def test_an_evicted_server_that_finds_no_other_node_was_evicted(make: MakeBench, kube: KubeLocal) -> None:
     image = "vllm/vllm-openai:evicted"
-    bench = make(engine_images={"vllm": image}, provisioning_s=1.0)
+    bench = make(engine_images={"vllm": image}, provisioning_s=2.0)
     evicting(bench, kube, image, [{"do": "unschedulable"}])
     error = bench.failure()
     assert error.code == "evicted", error
@@ -120,10 +120,10 @@ def test_an_evicted_server_that_finds_no_other_node_was_evicted(make: MakeBench,
 
 def test_the_time_for_a_node_starts_anew_after_an_eviction(make: MakeBench, kube: KubeLocal) -> None:
     image = "vllm/vllm-openai:evicted-late"
-    bench = make(engine_images={"vllm": image}, provisioning_s=2.0)
-    evicting(bench, kube, image, [{"do": "slow_schedule", "after_s": 0.6}], after_s=2.0)
+    bench = make(engine_images={"vllm": image}, provisioning_s=3.0)
+    evicting(bench, kube, image, [{"do": "slow_schedule", "after_s": 0.6}], after_s=3.0)
     with bench.serving() as endpoint:
-        assert endpoint.facts["ready_s"] > 2.0
+        assert endpoint.facts["ready_s"] > 3.0
 
 
 def test_the_deadline_ends_a_start(make: MakeBench, kube: KubeLocal) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,11 +57,9 @@ def test_an_interrupted_start_leaves_nothing(make: MakeBench, point: tuple[str, 
     cluster = Interrupting.connect(bench.launcher._kube)
     bench.launcher = EksLauncher(bench.launcher._settings, bench.out, cluster=cluster)
     cluster.point = point
-    began = time.monotonic()
     with pytest.raises(KeyboardInterrupt), bench.serving():
         pass
     assert cluster.point == ("", "", "")
-    assert time.monotonic() - began < 10
     bench.await_nothing_left()
 
 

@@ -63,11 +63,12 @@ def test_a_server_evicted_in_mid_load(make: MakeBench, kube: KubeLocal) -> None:
     assert fail_in_load(bench, evict).code == "evicted"
 
 
-def test_a_server_that_crashes_in_mid_load(make: MakeBench, kube: KubeLocal) -> None:
+def test_a_server_that_crashes_in_mid_load(make: MakeBench, kube: KubeLocal, tmp_path: Path) -> None:
     image = "vllm/vllm-openai:crashes"
     bench = make(loadgen=stand_in(kube, WAITS), engine_images={"vllm": image})
-    kube.set_faults([{"pod": image, "do": "crash", "after_s": 1.5}])
-    error = fail_in_load(bench, lambda _: None)
+    now = tmp_path / "now"
+    kube.set_faults([{"pod": image, "do": "crash", "when": str(now)}])
+    error = fail_in_load(bench, lambda _: now.touch())
     assert isinstance(error, LaunchError)
     assert error.code == "crashed"
     assert "exit code 1" in error.message
@@ -121,7 +122,7 @@ leave(start=plan["start_at_unix"])
 def test_shards_that_are_not_there_in_time_start_anew(make: MakeBench, kube: KubeLocal) -> None:
     bench = make(loadgen=stand_in(kube, TOGETHER))
     kube.set_faults([{"pod": "-load-1", "do": "slow_schedule", "after_s": 1.5, "times": 1}])
-    bench.launcher = EksLauncher(bench.launcher._settings, bench.out, start_allowances_s=(1.5, 2.0))
+    bench.launcher = EksLauncher(bench.launcher._settings, bench.out, start_allowances_s=(1.5, 4.0, 30.0))
     with bench.serving() as endpoint:
         manifest = bench.drive(endpoint, bench.plan(endpoint, shards=2))
     assert any("start anew" in text for text in bench.said("warning"))
@@ -130,8 +131,8 @@ def test_shards_that_are_not_there_in_time_start_anew(make: MakeBench, kube: Kub
 
 
 def test_a_shard_that_runs_but_is_not_calibrated_is_late(make: MakeBench, kube: KubeLocal) -> None:
-    bench = make(loadgen=stand_in(kube, "time.sleep(60 * (shard == 1))" + TOGETHER))
-    bench.launcher = EksLauncher(bench.launcher._settings, bench.out, start_allowances_s=(1.5, 1.5))
+    bench = make(loadgen=stand_in(kube, "time.sleep(600 * (shard == 1))" + TOGETHER))
+    bench.launcher = EksLauncher(bench.launcher._settings, bench.out, start_allowances_s=(0.5, 5.0))
     with bench.serving() as endpoint:
         with pytest.raises(LaunchError, match="shard 1 was not calibrated") as caught:
             bench.drive(endpoint, bench.plan(endpoint, shards=2))
@@ -144,7 +145,7 @@ def test_a_first_try_that_does_not_go_is_not_taken_for_the_second(
     make: MakeBench, kube: KubeLocal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(driving, "GONE_S", 0.5)
-    bench = make(loadgen=stand_in(kube, "time.sleep(60)"))
+    bench = make(loadgen=stand_in(kube, "time.sleep(600)"))
     bench.launcher = EksLauncher(bench.launcher._settings, bench.out, start_allowances_s=(1.0, 1.0))
     kube.set_faults([{"do": "deny", "match": {"verb": "delete", "resource": "jobs"}}])
     with bench.serving() as endpoint:
@@ -189,7 +190,7 @@ def test_an_api_that_is_away_does_not_end_a_load(make: MakeBench, kube: KubeLoca
 
 
 def test_a_load_without_the_api_ends_with_its_lease(make: MakeBench, kube: KubeLocal) -> None:
-    bench = make(loadgen=stand_in(kube, WAITS), lease_stale_s=2.0)
+    bench = make(loadgen=stand_in(kube, WAITS), lease_stale_s=4.0)
     impatient = Cluster.connect(bench.launcher._kube, retry_s=0.1)
     bench.launcher = EksLauncher(bench.launcher._settings, bench.out, cluster=impatient)
     verbs = [{"do": "status", "status": 503, "match": {"verb": verb}} for verb in ("list", "get", "patch")]

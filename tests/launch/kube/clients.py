@@ -51,7 +51,7 @@ class Clients:
         return [(one.type, one.reason, one.message) for one in listed.items]
 
 
-def until(look: Callable[[], Value], seconds: float = 10.0) -> Value:
+def until(look: Callable[[], Value], seconds: float = 60.0) -> Value:
     """The first true value of *look*. Raises ``TimeoutError``."""
     limit = time.monotonic() + seconds
     while not (found := look()):

@@ -189,6 +189,8 @@ class Container:
 
     async def _strike(self, fault: PodFault) -> None:
         assert self.process is not None
+        while fault.when and not Path(fault.when).exists():  # noqa: ASYNC110, ASYNC240 - a file is all a test can make
+            await asyncio.sleep(0.02)
         await asyncio.sleep(fault.after_s)
         if fault.do == "evict":
             self.pod.evict()

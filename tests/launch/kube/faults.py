@@ -6,7 +6,8 @@ call (``api_faults``) or to a pod (``container``, ``scheduler``).
 A plan is a JSON list of faults, or ``{"seed": N, "faults": [...]}``. A fault with ``pod`` meets pods, any other
 meets API calls. Times are seconds and literal, never scaled.
 
-A call is struck when everything in its ``match`` holds (``verb``, ``resource``, ``name`` and ``user_agent`` as parts;
+A call is struck when everything in its ``match`` holds (``verb``, ``resource``, ``namespace``; ``name`` and
+``user_agent`` as parts;
 ``nth``, ``call``), its ``share`` is drawn and its ``times`` are not used up. Verbs are get, list, watch, create,
 update, patch, delete, deletecollection, log, proxy, evict. What is done:
 
@@ -73,6 +74,8 @@ class ApiFault:
         wanted = self.match
         if wanted.get("verb") not in (None, call.verb) or wanted.get("resource") not in (None, call.resource):
             return False
+        if wanted.get("namespace") not in (None, call.namespace):
+            return False
         return str(wanted.get("name") or "") in call.name
 
     def takes(self, call: Call, draw: random.Random) -> bool:
@@ -95,11 +98,15 @@ class ApiFault:
 
 @dataclass
 class PodFault:
-    """``pod`` is part of an image's or a pod's name; ``times`` how often it strikes, ``None`` = always."""
+    """``pod`` is part of an image's or a pod's name; ``times`` how often it strikes, ``None`` = always.
+
+    ``when`` names a file: ``after_s`` counts from the moment it is there.
+    """
 
     pod: str
     do: str
     after_s: float = 0.1
+    when: str = ""
     times: int | None = None
     code: int = 1
     message: str = ""

@@ -20,8 +20,8 @@ from urllib.parse import quote
 
 from tests.launch.kube.environment import PROJECT
 
-START_TIMEOUT_S = 30
-STOP_TIMEOUT_S = 10
+START_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 60
 TEST_SCALE = 0.05
 
 
@@ -116,7 +116,7 @@ class KubeLocal:
             method=method,
         )
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return json.loads(answer.read())
         except urllib.error.HTTPError as error:
             raise RuntimeError(f"{method} {path}: {error.read().decode(errors='replace')}") from error
@@ -169,7 +169,7 @@ class KubeLocal:
         body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": place}}
         self.control("POST", f"/api/v1/namespaces/{place}/pods/{pod}/eviction", body)
 
-    def wait_gone(self, label_selector: str, timeout_s: float = 30.0) -> None:
+    def wait_gone(self, label_selector: str, timeout_s: float = 60.0) -> None:
         """Raises ``TimeoutError`` naming what is left."""
         limit = time.monotonic() + timeout_s
         while left := self.objects(label_selector):

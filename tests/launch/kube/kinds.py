@@ -53,10 +53,11 @@ REPLICA_SET = Kind("ReplicaSet", "replicasets", "apps", has_status=True)
 JOB = Kind("Job", "jobs", "batch", has_status=True)
 CRON_JOB = Kind("CronJob", "cronjobs", "batch", has_status=True)
 LEASE = Kind("Lease", "leases", "coordination.k8s.io")
+NODE_CLAIM = Kind("NodeClaim", "nodeclaims", "karpenter.sh", namespaced=False, has_status=True)
 
 KINDS = (
     *(NAMESPACE, NODE, POD, SERVICE, CONFIG_MAP, SECRET, EVENT, SERVICE_ACCOUNT, CLAIM, QUOTA),
-    *(DEPLOYMENT, REPLICA_SET, JOB, CRON_JOB, LEASE),
+    *(DEPLOYMENT, REPLICA_SET, JOB, CRON_JOB, LEASE, NODE_CLAIM),
 )
 BY_PLURAL = {(kind.group, kind.plural): kind for kind in KINDS}
 BY_NAME = {(kind.api_version, kind.name): kind for kind in KINDS}

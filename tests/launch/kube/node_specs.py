@@ -26,13 +26,25 @@ _NODE_INFO = {
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """A declared node. ``after_s``: it appears that long after a pod waits that fits it; ``None`` = from the start."""
+    """A declared node. ``after_s``: it appears that long after a pod waits that fits it; ``None`` = from the start.
+
+    ``refused`` is why it is never given (by ``reason`` the claim goes and an event stays, or the claim stays with a
+    condition); ``lost``: it is given, and never becomes a node.
+    """
 
     name: str
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: tuple[Mapping[str, str], ...] = ()
     allocatable: Mapping[str, str] = field(default_factory=dict)
     after_s: float | None = None
+    refused: str = ""
+    reason: str = "InsufficientCapacityError"
+    lost: bool = False
+
+    @property
+    def never(self) -> bool:
+        """Whether it is ordered in vain."""
+        return bool(self.refused) or self.lost
 
     @classmethod
     def read(cls, row: Mapping[str, Any]) -> NodeSpec:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from tests.launch.kube.claims import order
 from tests.launch.kube.conditions import condition, is_finished, seconds_since, with_condition
 from tests.launch.kube.deletion import DeleteOptions, delete, evict
 from tests.launch.kube.events import Recorder
@@ -34,6 +35,9 @@ class Nodes:
         self._ordered: dict[str, float] = {}  # declared node -> when it comes
         self._lost: dict[str, float] = {}  # node -> when its kubelet fell silent
         self._draining: set[str] = set()
+        self._in_vain: set[tuple[str, str]] = (
+            set()
+        )  # node that never comes, uid of the pod it was ordered for
         self._homeless: dict[str, float] = {}  # pod uid -> when its node was seen gone
 
     def start(self) -> None:
@@ -71,7 +75,7 @@ class Nodes:
         free = [
             spec
             for spec in self.specs
-            if spec.after_s is not None and spec.name not in {*there, *self._ordered}
+            if spec.after_s is not None and not spec.never and spec.name not in {*there, *self._ordered}
         ]
         promised = len(self._ordered)
         for spec in free:
@@ -80,11 +84,20 @@ class Nodes:
                 pod = fitting[promised]
                 promised += 1
                 self._ordered[spec.name] = time.monotonic() + (spec.after_s or 0.0)
-                text = f"Pod should schedule on: nodeclaim/{spec.name}-{suffix()}"
-                self.events.tell_new(POD, pod, "Normal", "Nominated", text, "karpenter", "Nominated")
+                self._order(spec, pod)
         for name in [name for name, when in self._ordered.items() if time.monotonic() >= when]:
             del self._ordered[name]
             self.add(next(spec for spec in self.specs if spec.name == name))
+        for spec in (one for one in self.specs if one.never):
+            for pod in waiting:
+                if (spec.name, uid_of(pod)) not in self._in_vain and not misfit(pod, spec.object(), {}):
+                    self._in_vain.add((spec.name, uid_of(pod)))
+                    self._order(spec, pod)
+
+    def _order(self, spec: NodeSpec, pod: Obj) -> None:
+        claim = order(self.store, self.events, spec, f"{spec.name}-{suffix()}")
+        text = f"Pod should schedule on: nodeclaim/{claim}"
+        self.events.tell_new(POD, pod, "Normal", "Nominated", text, "karpenter", "Nominated")
 
     def lose(self, name: str, *, unknown_after_s: float | None = None) -> None:
         """The node falls silent: its processes are out of reach, nothing more is heard of its pods."""
