@@ -81,6 +81,12 @@ class Pool:
         return int(self.max_concurrency * self.max_model_len)
 
     @property
+    def holds_one_at_worst(self) -> bool:
+        """Whether one request of ``max_model_len`` tokens also fits where the engine takes all its bound allows."""
+        left = self.requested_bytes - self.weight_bytes - self.non_kv.high
+        return left // self.block_bytes >= self.blocks_per_request
+
+    @property
     def holds_one(self) -> bool:
         """Whether the engine starts: one request of ``max_model_len`` fits."""
         return self.blocks >= self.blocks_per_request

@@ -122,6 +122,11 @@ class Sizer:
                         notes += (
                             "All-reduces are not counted: no link rate is published, so this is optimistic.",
                         )
+                    if not way.pool.holds_one_at_worst:
+                        notes += (
+                            f"It does not start if the engine takes {way.pool.non_kv.high / GIB:.2f} GiB beside "
+                            "weights and cache, which is within its bounds.",
+                        )
                     found.append(Option(instance, way, instance.tp_ranks // way.tp, notes))
             if found and self.ask.quantization != ANY:
                 break

@@ -285,3 +285,16 @@ def test_every_model_of_the_catalog_can_be_sized() -> None:
         found = recommend(Ask(row, find_instances(None), isl=512, osl=128), price)
         assert found.estimated, row.slug
         assert all(len(one.remedies) == 2 for one in found.left_out), row.slug
+
+
+def test_what_fits_only_by_the_middle_of_the_engines_own_memory_says_so() -> None:
+    found = recommend(ask("qwen3-32b", "g5", quantization="int4"), price).estimated
+    told = {
+        one.option.instance.instance_type: "does not start if" in " ".join(one.option.warnings)
+        for one in found
+    }
+    for one in found:
+        pool = one.option.way.pool
+        worst = pool.requested_bytes - pool.weight_bytes - pool.non_kv.high
+        assert told[one.option.instance.instance_type] == (worst < pool.blocks_per_request * pool.block_bytes)
+    assert set(told.values()) == {True, False}
