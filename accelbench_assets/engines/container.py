@@ -8,6 +8,7 @@ against an instance. Does not belong here: one flavour's own (``images``, ``imag
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,7 +34,7 @@ _IMAGE = re.compile(
 )
 
 
-class ContainerEngine:
+class ContainerEngine(ABC):
     """vLLM in an image; a flavour says the rest. Instances hold no state."""
 
     flavour: str
@@ -64,9 +65,9 @@ class ContainerEngine:
             )
         return found
 
+    @abstractmethod
     def public_image(self, version: str) -> str:
         """The image the project behind the engine publishes."""
-        raise NotImplementedError
 
     def args(self, cell: BenchmarkCell, model: str, revision: str | None, served_name: str) -> list[str]:
         """The server's arguments. *model* is a repository of the Hub or an ``s3://`` folder, *revision* its commit.

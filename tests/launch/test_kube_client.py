@@ -13,16 +13,11 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from accelbench_assets.errors import LaunchError
 from accelbench_assets.launch.kube import connect, naming, podlog
@@ -31,6 +26,7 @@ from accelbench_assets.launch.kube.errors import KubeError, failure_code, refusa
 from accelbench_assets.launch.probe import Unreachable
 from accelbench_assets.settings_groups import KubeSettings
 from tests.launch.tiny_api import Fault, TinyApi, chunks, cluster_of, status, tiny_api
+from tests.support.certificate import certificate
 
 RUN = "0190f3c4-aaaa-7bbb-8ccc-0123456789ab"
 MAPS = "/configmaps"
@@ -593,31 +589,10 @@ def test_a_refused_log_is_an_error_and_an_unreachable_one_an_end(
     assert list(cluster_of(api, retry_s=0.5).follow_log("p", "c")) == []
 
 
-def certificate(folder: Path) -> tuple[Path, ssl.SSLContext]:
-    """A certificate for 127.0.0.1 that vouches for itself, and the server side of it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tiny")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    path, both = folder / "ca.pem", folder / "server.pem"
-    path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    both.write_bytes(private + path.read_bytes())
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(both)
-    return path, context
-
-
 def test_over_tls_as_over_plain_http(tmp_path: Path) -> None:
-    authority, context = certificate(tmp_path)
+    authority, key = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority, key)
     with tiny_api(context) as api:
         cluster = cluster_of(api, str(authority))
         assert cluster.namespace_uid() == "uid-of-ns"

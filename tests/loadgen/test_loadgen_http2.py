@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import select
-import shutil
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +24,7 @@ from loadgen.decode import decode
 from loadgen.exchange import Exchange, Request
 from loadgen.plan import Replica
 
+from ..support.certificate import certificate
 from .conftest import HANG_S
 from .test_loadgen_decode import delta, sse, usage_only
 from .test_loadgen_proxy import Relay, ask, client_for
@@ -267,17 +266,11 @@ def test_a_server_of_http_1_only_is_told_at_once(start: Callable[..., Server]) -
 def test_http2_over_tls_by_alpn(
     start: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if shutil.which("openssl") is None:
-        pytest.skip("the openssl program, which makes the certificate, is missing")
-    command = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout key.pem -out cert.pem"
-    )
-    names = ["-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run([*command.split(), *names], cwd=tmp_path, check=True, capture_output=True)
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+    cert, key = certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(cert))
     for protocols, expected in ((["h2"], "ok"), (["http/1.1"], "connect")):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+        context.load_cert_chain(cert, key)
         context.set_alpn_protocols(protocols)
         client, replica = client_to(start(context=context), "https")
         (found,) = ask(client, replica)

