@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from loadgen.monitor import rss_peak_mib  # getrusage would tell of the memory of the test runner too
 from loadgen.samples import sample_schema
 from tests.unit.bench_samples import SECOND, T0, shard
 
@@ -104,7 +104,7 @@ def summarise(folder: Path) -> dict[str, float]:
         "load": load,
         "wall_s": time.perf_counter() - began,
         "cpu_s": time.process_time() - cpu,
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_gib": rss_peak_mib() / 1024,
         "requests": rows,
         "gaps": itl["n"],
         "itl_p50": itl["p50"],
