@@ -22,9 +22,8 @@ from loadgen.progress import Progress
 
 NS = 1_000_000_000
 LEAD_NS = 30_000_000  # between asking and the start of a step: connections open in it
-WINDOW_LEAD_NS = (
-    100_000_000  # between the verdict on the warm-up and the window: what the verdict cost is over
-)
+WINDOW_LEAD_NS = 100_000_000
+"""Between the verdict on the warm-up and the window: what the verdict cost is over."""
 _WAIT_S = 0.05
 
 

@@ -161,9 +161,8 @@ class Blocks(Content):
         turn, row = divmod(index, len(self._trace))
         left, parts = self.sizing.random_words(tokens or self._trace.input_tokens[row]), []
         hashes = self._trace.hashes(row)
-        blocks = list(hashes) + [
-            -1 - k for k in range(left // self._words + 1)
-        ]  # a row may lack its last hash
+        # A row may lack its last hash.
+        blocks = list(hashes) + [-1 - k for k in range(left // self._words + 1)]
         for position, block in enumerate(blocks):
             if left <= 0:
                 break

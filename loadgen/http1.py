@@ -175,9 +175,8 @@ class Framer:
                 at += whole
                 continue
             digits = data[at:end].partition(b";")[0].strip()
-            if (
-                not digits or digits.strip(_HEX) or len(digits) > 15
-            ):  # int() would take a sign or an underscore
+            # int() would take a sign or an underscore.
+            if not digits or digits.strip(_HEX) or len(digits) > 15:
                 raise FramingError("a chunk size is not a hexadecimal number")
             length = int(digits, 16)
             if length == 0:

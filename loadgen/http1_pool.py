@@ -231,9 +231,8 @@ class Http1Pool:
         connection.unsent = memoryview(message)
         exchange.sent_ns = time.perf_counter_ns()
         connection.flush()
-        if (
-            connection.exchange is exchange
-        ):  # else it failed, or went out on another connection, which has told it
+        # Else it failed, or went out on another connection, which has told it.
+        if connection.exchange is exchange:
             self._sent(exchange)
 
     def complete(self, connection: Connection, exchange: Exchange) -> None:

@@ -78,9 +78,8 @@ def _exact_p(n: int, score: int) -> float:
     """Share of the permutations of *n* whose score is at least as far from 0; score = pairs - 2 inversions."""
     ways = [1]
     for size in range(2, n + 1):
-        ways = [
-            sum(ways[max(0, k - size + 1) : k + 1]) for k in range(len(ways) + size - 1)
-        ]  # the new largest value adds 0 … size - 1 inversions
+        # The new largest value adds 0 … size - 1 inversions.
+        ways = [sum(ways[max(0, k - size + 1) : k + 1]) for k in range(len(ways) + size - 1)]
     most = (n * (n - 1) // 2 - score) // 2  # inversions of the mirrored tail, which is as probable
     return min(1.0, 2 * sum(ways[: most + 1]) / math.factorial(n))
 

@@ -287,9 +287,8 @@ class StepRunner:
             if failure is None or failure.error_class != "connect":
                 self._refused = 0
                 continue
-            self.orders.resting += (
-                self._users is not None
-            )  # a refused user rests; it is a failure all the same
+            # A refused user rests; it is a failure all the same.
+            self.orders.resting += self._users is not None
             if self._refused == 0:
                 self._refused_since_ns = exchange.end_ns
             self._refused += 1

@@ -28,9 +28,8 @@ class Timer:
             error = ctypes.get_errno()
             raise OSError(error, os.strerror(error))
         self._armed_ns = 0
-        self._libc.prctl(
-            _PR_SET_TIMERSLACK, 1
-        )  # the default slack of 50 microseconds would delay every wake-up
+        # The default slack of 50 microseconds would delay every wake-up.
+        self._libc.prctl(_PR_SET_TIMERSLACK, 1)
 
     def fileno(self) -> int:
         """The descriptor that becomes readable at the due time."""

@@ -113,9 +113,8 @@ class GapCounts:
         """
         if not gaps_us.size:
             return
-        if (
-            tokens.min() == tokens.max() <= _COUNTED_TOKENS and gaps_us.max() < _FINE_US
-        ):  # the common case, at speed
+        # The common case, at speed.
+        if tokens.min() == tokens.max() <= _COUNTED_TOKENS and gaps_us.max() < _FINE_US:
             self._count(int(tokens[0]), gaps_us, blanks)
             return
         odd = (gaps_us >= _FINE_US) | (tokens > _COUNTED_TOKENS)

@@ -107,9 +107,8 @@ class Frame:
     """One step's requests in arrival order. Numbers are float64, null as NaN; times int64 nanoseconds UTC."""
 
     def __init__(self, samples: Samples, window: StepWindow, hold_bytes: int = HOLD_BYTES) -> None:
-        self.hold_bytes = (
-            hold_bytes if isinstance(samples, ds.Dataset) else 0
-        )  # a table is read again for nothing
+        # A table is read again for nothing.
+        self.hold_bytes = hold_bytes if isinstance(samples, ds.Dataset) else 0
         if isinstance(samples, ds.Dataset):
             samples = samples.filter(pc.field("step_index") == window.step_index)
             scalars = samples.to_table(columns=[n for n in samples.schema.names if n not in _BULKY])

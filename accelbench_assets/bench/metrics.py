@@ -190,9 +190,8 @@ def _gap_rows(frame: Frame, ok: Array, failed: int, intervals: bool, window_medi
 
     add("chunk_gap", survey.gaps.chunk_gaps(), np.maximum(survey.chunks[ok] - 1, 0), per_token=False)
     if survey.gaps.single_tokens:
-        rows += [
-            {**row, "metric": "itl"} for row in rows
-        ]  # a token a chunk: the same samples, not counted twice
+        # A token a chunk: the same samples, not counted twice.
+        rows += [{**row, "metric": "itl"} for row in rows]
     else:
         mass = (survey.tokens - survey.first_tokens)[ok]
         add("itl", survey.gaps.token_gaps(), mass, per_token=True)

@@ -27,9 +27,15 @@ class Purse:
         self._reservation: Reservation | None = None
         self._ttl_s = 0.0
         self.hold: AttemptHold | None = None
-        """Knows since when machines are rented."""
+        """Knows since when machines are rented; ``None`` before the attempt is held."""
         self.spent_usd: Decimal | None = None
         """What the run did cost so far, idle node included; ``None`` before any machine was rented."""
+
+    def is_of_another(self, error: BaseException) -> bool:
+        """Whether *error* says that another process works on this run, so that its money is that one's. What is in the
+        way of an attempt that is held already is no sign of that.
+        """
+        return isinstance(error, LaunchError) and error.code == "conflict" and self.hold is None
 
     def add_up(self) -> None:
         """Reckon what machines have cost until now."""
@@ -67,7 +73,7 @@ class Purse:
         try:
             yield
         except LaunchError as error:
-            if error.code == "conflict":  # another process works on this run: the money is its own
+            if self.is_of_another(error):
                 self._reservation = None
             raise
         finally:

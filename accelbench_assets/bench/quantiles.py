@@ -34,13 +34,11 @@ METHOD = "inverse_ecdf"
 LEVELS = tuple(dict.fromkeys((*BASE_LEVELS, *QUANTILES.values())))
 """The levels whose autocorrelation times are taken (S2.2)."""
 
-_BLOCK = (
-    1 << 18
-)  # longer series are cut into blocks of about this length whose autocorrelation times are averaged
+_BLOCK = 1 << 18
+"""Longer series are cut into blocks of about this length whose autocorrelation times are averaged."""
 _DIRECT_LAGS = 64
-_FEW_REQUESTS = (
-    20  # below this a between-request variance is too uncertain to claim more than one sample a request
-)
+_FEW_REQUESTS = 20
+"""Below this a between-request variance is too uncertain to claim more than one sample a request."""
 _TOLERANCE = 1e-9  # 200 * (1 - 0.9) is 19.999999999999996 in binary; the rule means 20
 
 Array = NDArray[Any]

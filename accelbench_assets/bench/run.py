@@ -179,9 +179,8 @@ class _Attempt:
         with self.launcher.serve(spec, self.deadline, say) as endpoint:
             self.serve_s = time.monotonic() - asked
             records.add_facts(self.record, endpoint.facts)
-            self.record["origin"] = endpoint.facts[
-                "origin"
-            ]  # never assumed: a launcher that does not say it fails
+            # Never assumed: a launcher that does not say it fails.
+            self.record["origin"] = endpoint.facts["origin"]
             engine = self.request.cell.engine
             beside = Beside(endpoint, run_id, engine, self.work_dir, say, self._sources())
             plan = build_plan(self.request, endpoint, self.deadline, dataset=self._dataset())
@@ -345,8 +344,8 @@ class _Attempt:
         if self.ended:
             return
         self.ended = True
-        if isinstance(error, LaunchError) and error.code == "conflict" and self.launcher.remote:
-            raise error  # another process works on this run, and its record is that one's to write
+        if self.launcher.remote and self.purse.is_of_another(error):
+            raise error  # and so is the record
         status, code, text = classify(error, self.record["validity"], self.work_dir, self.secrets)
         self.record |= {"status": status, "failure_code": code, "failure_text": text[:_TEXT_LIMIT]}
         if self.record["torn_down_at"] is None and not self.launcher.remote:

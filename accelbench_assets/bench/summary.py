@@ -128,9 +128,8 @@ def summarise_run(lake: Lake, run_id: str) -> RunSummary:
     lake.write_run_table("run_steps", record, summary.steps)
     lake.write_run_table("slo_results", record, summary.slo)
     lake.write_run_table("run_compat", record, summary.compat)
-    lake.write_run_table(
-        "run_percentiles", record, summary.percentiles
-    )  # last: its presence means all are there
+    # Last: its presence means all are there.
+    lake.write_run_table("run_percentiles", record, summary.percentiles)
     return summary
 
 

@@ -41,6 +41,10 @@ class Engine(Protocol):
     """Which of the effective arguments are ``max_model_len``, ``kv_cache_dtype`` and ``prefix_caching``."""
     start_timeout_s: float
     """Longest time from start to the first answer before the start counts as failed."""
+    scratch_variable: str | None
+    """Environment variable that names the folder of files the engine may leave behind when it is ended; null where it
+    leaves none. Never its caches, which the next start wants.
+    """
 
     def installed_version(self, home: Path) -> str:
         """The version that would run. Raises ``LaunchError`` (``missing_part``) naming the package and the

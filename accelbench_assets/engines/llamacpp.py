@@ -40,6 +40,7 @@ class LlamaCpp:
         "prefix_caching": "prefix-caching",
     }
     start_timeout_s = 180.0
+    scratch_variable: str | None = None
 
     def installed_version(self, home: Path) -> str:
         """The version of the wheel: the server itself only says ``b0-unknown``."""

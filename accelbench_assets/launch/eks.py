@@ -139,9 +139,13 @@ class EksLauncher:
             raise
         finally:
             if mine:
-                told: list[str] = []
+                told = [f"Removing run {run_id} did not end in time: what is left is the reaper's to remove."]
+
+                def remove() -> None:
+                    told[:] = _remove_whole(cluster, run_id, waits=waits)
+
                 try:
-                    undisturbed(lambda: told.extend(_remove_whole(cluster, run_id, waits=waits)))
+                    undisturbed(remove)
                 finally:
                     _tell(current, told)
 
@@ -265,9 +269,8 @@ def _tell(attempt: _Attempt | None, told: list[str]) -> None:
 def _remove_whole(cluster: Cluster, run_id: str, *, waits: bool) -> list[str]:
     """Nothing of the run stays; what cannot be removed now goes with the anchor or by the reaper, and is told of."""
     try:
-        waits = waits and bool(
-            await_gone(cluster, run_id, None, 0.0)
-        )  # all else goes as soon as it is asked to
+        # All but pods goes as soon as it is asked to.
+        waits = waits and bool(await_gone(cluster, run_id, None, 0.0))
         left = remove_run(cluster, run_id, wait_s=LIMIT_S - 5.0 if waits else 0.0)
     except AccelBenchError as error:
         return [f"{error.message} What is left of run {run_id} is the reaper's to remove."]

@@ -90,13 +90,21 @@ def _follow(
             next_check = time.monotonic() + ALIVE_EVERY_S
 
 
-def relay(line: str, on_event: EventSink) -> None:
-    """One line of the generator's stdout as an event; what is no progress document is a log line."""
+def progress(line: str) -> dict[str, Any] | None:
+    """The progress document in one line of the generator's stdout; ``None`` if it is another line."""
+    if not line.startswith("{"):
+        return None
     try:
         document = json.loads(line)
     except ValueError:
-        document = None
-    if not isinstance(document, dict) or "event" not in document:
+        return None
+    return document if isinstance(document, dict) and "event" in document else None
+
+
+def relay(line: str, on_event: EventSink) -> None:
+    """One line of the generator's stdout as an event; what is no progress document is a log line."""
+    document = progress(line)
+    if document is None:
         on_event("log", line[:500], {})
         return
     kind = "warning" if document["event"] == "warning" else "progress"

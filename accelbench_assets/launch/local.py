@@ -180,6 +180,7 @@ def _spawn(
             log=_log_path(spec, index),
             env={**without_secrets(os.environ), **env},
             deadline_s=deadline.remaining(),
+            scratch_variable=engine.scratch_variable,
         )
         running.enter_context(process)
         replicas.append(Starting(Server(f"http://{HOST}:{port}"), process))

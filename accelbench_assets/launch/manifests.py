@@ -225,9 +225,8 @@ def _server(head: _Head, engine: ContainerEngine, region: str) -> Manifest:
     row = model_of(cell)
     env = env_list({**engine.env(cell), "AWS_REGION": region, "AWS_DEFAULT_REGION": region})
     env.append({"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})
-    if source.on_hub and (
-        row is None or row.gated is not False
-    ):  # gated, or not known: the Secret may be absent
+    # Gated, or not known: the Secret may be absent.
+    if source.on_hub and (row is None or row.gated is not False):
         token = {"name": kube.hf_secret, "key": "token", "optional": True}
         env.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": token}})
     return {

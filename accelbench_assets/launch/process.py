@@ -11,6 +11,7 @@ import json
 import queue
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,9 @@ STOP_MARGIN_S = 4.0  # beyond the grace: the supervisor's own limits are 2 s bey
 class SupervisedProcess:
     """*command* under the supervisor; leaving the ``with`` block leaves nothing of it running.
 
-    *log* takes stderr, and stdout too unless *pass_stdout*, which hands the lines of stdout to :meth:`line`.
+    *log* takes stderr, and stdout too unless *pass_stdout*, which hands the lines of stdout to :meth:`line`. With
+    *scratch_variable*, that environment variable names a folder of the command's own, which the supervisor removes,
+    whoever of us is killed. That is not in the run's folder: unix sockets go there, whose paths may have 107 bytes.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class SupervisedProcess:
         deadline_s: float | None,
         grace_s: float = 3.0,
         pass_stdout: bool = False,
+        scratch_variable: str | None = None,
     ) -> None:
         self.log = log
         self.grace_s = grace_s
@@ -48,6 +52,10 @@ class SupervisedProcess:
         options = [f"--grace-s={grace_s}", f"--log={log}"]
         options += [] if deadline_s is None else [f"--deadline-s={deadline_s}"]
         options += ["--pass-stdout"] if pass_stdout else []
+        if scratch_variable is not None:
+            folder = tempfile.mkdtemp(prefix="ab-")
+            options.append(f"--remove={folder}")
+            env = {**env, scratch_variable: folder}
         self._supervisor = subprocess.Popen(
             [sys.executable, "-I", "-S", str(supervise.__file__), *options, "--", *command],
             stdin=subprocess.PIPE,

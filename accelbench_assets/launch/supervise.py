@@ -1,5 +1,5 @@
-"""Runs one command so that it cannot outlive its run: ``supervise.py --deadline-s N --grace-s G --log FILE --
-CMD…``.
+"""Runs one command so that it cannot outlive its run: ``supervise.py --deadline-s N --grace-s G --log FILE
+[--remove DIR] -- CMD…``.
 
 Belongs here: the watchdog process; standard library only, no import of ours, so that it starts in tens of
 milliseconds (it is run by path, with ``python -I -S``). Does not belong here: the orchestrator's side
@@ -10,7 +10,7 @@ stdin, the lifeline: end of file means that the orchestrator is gone or wants an
 which starts the command in a session of its own, with a parent-death signal, and waits on a pipe from the
 supervisor. Both are child subreapers: whatever the command forks, in any group or session, stays below them
 and is killed at the end. If the supervisor is killed, the guard sees end of file; if the guard is killed, the
-supervisor inherits the tree.
+supervisor inherits the tree. Whichever is left removes the folder that was made for what the command leaves behind.
 
 Stdout: one JSON line ``{"event":"supervisor_started","pid":…}`` and, when all is over, one
 ``{"event":"supervisor_exit","reason":"exited|lifeline|deadline|signal|guard_died|not_started","returncode":…,"seconds":…}``
@@ -170,6 +170,14 @@ def say(document: dict[str, object]) -> None:
         return
 
 
+def remove(folder: str | None) -> None:
+    """The folder of what the command leaves behind, all processes having ended."""
+    if folder is not None:
+        import shutil  # slow to import, and the start must not wait for it
+
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def exit_code(status: int | None) -> int:
     """Python's return code (negative = signal) of a wait status; SIGKILL if it is not known."""
     return -signal.SIGKILL if status is None else os.waitstatus_to_exitcode(status)
@@ -218,7 +226,9 @@ def supervise(options: argparse.Namespace) -> int:
     pid = os.fork()
     if pid == 0:
         os.close(speak)
-        os._exit(guard(options, hear))
+        code = guard(options, hear)
+        remove(options.remove)  # this process may be the only one left
+        os._exit(code)
     os.close(hear)
     watch = Watch(0, None)
     reason = watch.until_over(pid, words_stop=False)
@@ -227,6 +237,7 @@ def supervise(options: argparse.Namespace) -> int:
     os.close(speak)
     if not watch.wait_gone(pid, options.grace_s + 2.0 if watch.status is None else 0.0):
         watch.kill_rest(pid)
+    remove(options.remove)
     if watch.status is None or os.WIFSIGNALED(watch.status):
         say(
             {
@@ -253,6 +264,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--pass-stdout", action="store_true", help="leave stdout to the reader of the supervisor's"
     )
+    parser.add_argument("--remove", default=None, help="folder that is removed when all has ended")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args(arguments)
     options.command = options.command[1:] if options.command[:1] == ["--"] else options.command

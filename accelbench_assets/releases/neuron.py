@@ -63,10 +63,9 @@ def newest(neuron_url: str, *, after: str | None = None) -> NeuronRelease | None
     registry = Registry(neuron_url, "watch.neuron_url")
     known: dict[str, str] = {}
     for tag in sorted(registry.tags(NEURON_IMAGE), key=_plain_order):
+        # Of several images of one version the last by name: the newest plugin, Python and system.
         if name := engine_version(tag):
-            known[name] = (
-                tag  # of several images of one version the last by name: the newest plugin, Python and system
-            )
+            known[name] = tag
     if not known:
         raise ReleaseError(
             f"No tag of {NEURON_IMAGE} at {neuron_url} has the form VLLM-neuronx-pyN-sdkN-ubuntuN."

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelbench_assets.telemetry.prometheus import Reading, engine_readings
 from accelbench_assets.telemetry.sources import Source, Unread
+from loadgen import clock
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -91,7 +92,7 @@ class Sampler:
 
     def __enter__(self) -> Sampler:
         """Start reading: the first readings are taken at once."""
-        self._wall_offset_ns = min(_look_at_clocks() for _ in range(5))[1]
+        self._wall_offset_ns = clock.reading(time.time_ns, time.monotonic_ns)[1]
         jobs: list[tuple[str, Callable[[], list[Reading]], _Record]] = [
             (self._engine, self._read_engine, self._engine_record)
         ]
@@ -200,15 +201,6 @@ class Sampler:
                 record.gaps["a reading was still under way"] += 1
                 due += every_ns
             self._stop.wait((due - time.monotonic_ns()) / _NS)
-
-
-def _look_at_clocks() -> tuple[int, int]:
-    """How long it took, and the wall clock's offset from the monotonic one, ns: the shortest of a few looks is the one
-    nobody interrupted."""
-    before = time.monotonic_ns()
-    wall = time.time_ns()
-    after = time.monotonic_ns()
-    return after - before, wall - (before + after) // 2
 
 
 def _reason(error: Exception) -> str:

@@ -115,9 +115,8 @@ class _Target:
         self.kind = entry["kind"]
         netloc = urlsplit(entry["url"]).netloc
         self.source = entry["replica_id"] if self.kind == "engine" else f"{self.kind}:{netloc}"
-        self.ends: dict[
-            str, tuple[int, str]
-        ] = {}  # the pages before and after the load, and when they were read
+        # The pages before and after the load, and when they were read.
+        self.ends: dict[str, tuple[int, str]] = {}
         self._lost: Counter[str] = Counter()
 
     def pages(self, lake: Lake, folder: str) -> Iterator[tuple[int, str]]:

@@ -29,9 +29,8 @@ def main(argv: Sequence[str]) -> int:
         print(f"error: --log {place.log} cannot be written: {error.strerror}", file=sys.stderr)
         return 1
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(
-        resource.RLIMIT_NOFILE, (most, most)
-    )  # a connection each; shells allow 1,024 by default
+    # A connection each; shells allow 1,024 by default.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     shown = f"[{place.host}]" if ":" in place.host else place.host
     try:
         server = TruthServer(behaviour, place.host, place.port, log)

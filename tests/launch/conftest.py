@@ -1,6 +1,4 @@
-"""Fixtures of the launch tests: specs of cells this machine can serve, and a small HTTP server that plays
-roles.
-"""
+"""Fixtures of the launch tests: specs of cells this machine can serve, and small HTTP servers that play roles."""
 
 from __future__ import annotations
 
@@ -19,6 +17,7 @@ from accelbench_assets.engines.weights import DEMO_MODEL, DEMO_MODEL_ID
 from accelbench_assets.launch.base import ServerSpec
 from accelbench_assets.launch.host import endpoint_instance, local_instance
 from partitions.cell import BenchmarkCell, Deployment
+from tests.launch.tiny_api import TinyApi, tiny_api
 
 SpecMaker = Callable[..., ServerSpec]
 
@@ -130,3 +129,10 @@ def endpoint_spec(make_spec: SpecMaker, fake_server: FakeServer) -> SpecMaker:
         return make_spec(**{**fields, **changes})
 
     return make
+
+
+@pytest.fixture
+def api() -> Iterator[TinyApi]:
+    """The Kubernetes API of a few objects and no cluster."""
+    with tiny_api() as running:
+        yield running

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 from pathlib import Path
 from typing import Any
@@ -20,11 +16,11 @@ from accelbench_assets.launch.kube import teardown
 from accelbench_assets.settings import Settings
 from accelbench_assets.settings_groups import KubeSettings
 from tests.launch.tiny_api import cluster_of, tiny_api
+from tests.support.children import interrupted
 from tests.support.runs import make_cell
 from tests.support.waiting import HANG_S
 
 RUN = "0190f3c4-aaaa-7bbb-8ccc-0123456789ab"
-ROOT = Path(__file__).resolve().parents[2]
 # Stands for the orchestrating child: at an interrupt it takes longer than any other child is given.
 CHILD = """
 import json, os, sys, threading, time
@@ -50,32 +46,8 @@ except KeyboardInterrupt:
 def ran(tmp_path: Path, *, leaving_s: float, takes_s: float, interrupts: int) -> tuple[list[str], str]:
     """What the command line made of it (interrupted, kind, return code) and all it said; its own grace is 0.2 s."""
     code = CHILD.replace("LEAVING", str(leaving_s)).replace("TAKES", str(takes_s))
-    program = f"""
-from pathlib import Path
-from accelbench_assets.cli import child
-from accelbench_assets.cli.progress import ProgressView
-child.CLEAN_UP_S, child.NUDGE_S = 0.2, 0.1
-end = child.run_child(["-c", {textwrap.dedent(code)!r}], view=ProgressView([], plain=True), log=Path("child.log"))
-print(end.interrupted, end.kind, end.returncode)
-"""
-    parent = subprocess.Popen(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert parent.stderr is not None
-    said = []
-    for awaited in ("ready", "interrupted:")[:interrupts]:
-        for line in parent.stderr:
-            said.append(line)
-            if awaited in line:
-                break
-        parent.send_signal(signal.SIGINT)
-    out, err = parent.communicate(timeout=HANG_S)
-    return out.split(), "".join(said) + err
+    blows = [(signal.SIGINT, "ready"), (signal.SIGINT, "interrupted:")][:interrupts]
+    return interrupted(code, blows, tmp_path, clean_up_s=0.2, nudge_s=0.1)
 
 
 def test_it_may_take_as_long_as_it_said(tmp_path: Path) -> None:

@@ -6,13 +6,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from accelbench_assets.errors import LaunchError
+from accelbench_assets.launch import eks
 from accelbench_assets.launch.base import Deadline
 from accelbench_assets.launch.eks import EksLauncher
 from accelbench_assets.launch.kube.naming import base_name, labels, parse_time, rfc3339
@@ -20,16 +20,15 @@ from accelbench_assets.launch.kube.reap import REAPER_LEASE, heartbeat
 from accelbench_assets.launch.kube.teardown import remove_parts, still_there, undisturbed
 from accelbench_assets.settings import Settings
 from accelbench_assets.settings_groups import KubeSettings
-from tests.launch.tiny_api import Fault, TinyApi, cluster_of, status, tiny_api
+from tests.launch.tiny_api import Fault, TinyApi, cluster_of, status
 
 RUN = "0190f3c4-aaaa-7bbb-8ccc-0123456789ab"
 
 
 @pytest.fixture
-def api() -> Iterator[TinyApi]:
-    with tiny_api() as running:
-        running.put("namespaces", "ns", prefix="/api/v1")
-        yield running
+def api(api: TinyApi) -> TinyApi:
+    api.put("namespaces", "ns", prefix="/api/v1")
+    return api
 
 
 def launcher(api: TinyApi, home: Path, **kube: object) -> EksLauncher:
@@ -125,3 +124,15 @@ def test_an_attempt_tells_what_it_could_not_remove(api: TinyApi, tmp_path: Path)
     assert [kind for kind, _ in said] == ["warning"]
     assert base_name(RUN) in said[0][1] or RUN in said[0][1]
     assert hold.warnings == [text for _, text in said]  # type: ignore[attr-defined]
+
+
+def test_an_attempt_tells_of_a_removal_that_takes_too_long(
+    api: TinyApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eks, "undisturbed", lambda work: undisturbed(work, limit_s=0.1))
+    let_go = threading.Event()
+    monkeypatch.setattr(eks, "_remove_whole", lambda *_, **__: let_go.wait(60) and [])
+    with launcher(api, tmp_path).attempt(RUN, "cell", Deadline.after(60), lambda: None) as hold:
+        pass
+    assert ["did not end in time" in text for text in hold.warnings] == [True]  # type: ignore[attr-defined]
+    let_go.set()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,7 +14,8 @@ from accelbench_assets.launch.kube import naming
 from accelbench_assets.launch.kube.errors import KubeError
 from accelbench_assets.launch.kube.lease import LeaseKeeper, holder_identity, lease_manifest, request_cancel
 from accelbench_assets.settings_groups import KubeSettings
-from tests.launch.tiny_api import Fault, TinyApi, cluster_of, status, tiny_api
+from tests.launch.tiny_api import Fault, TinyApi, cluster_of, status
+from tests.support.waiting import until
 
 RUN = "0190f3c4-aaaa-7bbb-8ccc-0123456789ab"
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/ns/leases/accelbench-0123456789ab"
@@ -23,22 +23,9 @@ ANCHOR = {"metadata": {"name": "accelbench-0123456789ab", "uid": "uid-of-anchor"
 EXPIRES = datetime(2030, 1, 1, tzinfo=UTC)
 
 
-@pytest.fixture
-def api() -> Iterator[TinyApi]:
-    with tiny_api() as running:
-        yield running
-
-
 def keeper(api: TinyApi, *, renew_s: float = 0.1, stale_s: float = 60.0, **more: Any) -> LeaseKeeper:
     kube = KubeSettings(namespace="ns", lease_renew_s=renew_s, lease_stale_s=stale_s)
     return LeaseKeeper(cluster_of(api, timeout_s=30.0), RUN, "cell", ANCHOR, kube, EXPIRES, **more)
-
-
-def eventually(true: Callable[[], bool], what: str, limit_s: float = 60.0) -> None:
-    end = time.monotonic() + limit_s
-    while not true():
-        assert time.monotonic() < end, f"never: {what}"
-        time.sleep(0.01)
 
 
 def code_of(one: LeaseKeeper) -> str | None:
@@ -78,17 +65,17 @@ def test_it_is_renewed_in_the_servers_time_until_the_end(api: TinyApi) -> None:
     told: list[float] = []
     with keeper(api, on_renew=lambda: told.append(time.monotonic())) as one:
         first = renewed_at(api)
-        eventually(lambda: renewed_at(api) > first + timedelta(seconds=0.3), "renewed")
-        eventually(lambda: len(told) >= 3, "told the owner")
+        until(lambda: renewed_at(api) > first + timedelta(seconds=0.3), "renewed")
+        until(lambda: len(told) >= 3, "told the owner")
         one.check()
     assert not one.warnings
-    eventually(lambda: not one._thread.is_alive(), "its thread ends, so nobody renews any more")
+    until(lambda: not one._thread.is_alive(), "its thread ends, so nobody renews any more")
 
 
 def test_one_whose_answer_was_lost_is_still_ours(api: TinyApi) -> None:
     api.faults = [Fault("POST", "/leases", "lose")]
     with keeper(api) as one:
-        eventually(lambda: api.calls("PATCH") > 1, "renewed")
+        until(lambda: api.calls("PATCH") > 1, "renewed")
         one.check()
 
 
@@ -106,7 +93,7 @@ def test_a_wish_to_cancel_is_seen_and_names_who(api: TinyApi) -> None:
     assert not request_cancel(cluster_of(api), RUN, "nobody yet")
     with keeper(api, renew_s=0.2) as one:
         assert request_cancel(cluster_of(api), RUN, "alice")
-        eventually(lambda: code_of(one) == "cancelled", "cancelled")
+        until(lambda: code_of(one) == "cancelled", "cancelled")
         with pytest.raises(LaunchError, match="cancelled by alice"):
             one.check()
         del api.objects[LEASE]
@@ -119,7 +106,7 @@ def test_a_long_pause_between_renewals_still_looks_for_it(
     monkeypatch.setattr("accelbench_assets.launch.kube.lease.LOOK_S", 0.1)
     with keeper(api, renew_s=600.0) as one:
         request_cancel(cluster_of(api), RUN, "bob")
-        eventually(lambda: code_of(one) == "cancelled", "cancelled")
+        until(lambda: code_of(one) == "cancelled", "cancelled")
     assert api.calls("PATCH") == 1, "only the wish itself"
 
 
@@ -135,13 +122,13 @@ def test_a_lost_lease_is_known(api: TinyApi, loss: str) -> None:
             lease["metadata"]["uid"] = "another"
         else:
             lease["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-        eventually(lambda: code_of(one) == "lease_lost", "lost")
+        until(lambda: code_of(one) == "lease_lost", "lost")
 
 
 def test_failures_are_borne_until_the_lease_is_stale(api: TinyApi) -> None:
     with keeper(api) as one:
         api.faults = [Fault("PATCH", "/leases", "status", code=500, times=3)]
-        eventually(lambda: api.calls("PATCH") > 5, "renewed after all")
+        until(lambda: api.calls("PATCH") > 5, "renewed after all")
         one.check()
     api.objects.clear()
     with keeper(api, stale_s=3.0) as one:
@@ -152,7 +139,7 @@ def test_failures_are_borne_until_the_lease_is_stale(api: TinyApi) -> None:
             Fault("PATCH", "/leases", "status", code=403, body=denied, times=999),
             Fault("GET", "/leases", "drop", times=999),
         ]
-        eventually(lambda: code_of(one) == "lease_lost", "lost")
+        until(lambda: code_of(one) == "lease_lost", "lost")
         assert datetime.now(UTC) - before > timedelta(seconds=2.5), "not before it is stale"
         with pytest.raises(LaunchError, match=r"was not renewed for \d+ s \(.*cannot patch"):
             one.check()
@@ -168,9 +155,9 @@ def test_an_owner_that_fails_or_hangs_does_not_stop_it(api: TinyApi) -> None:
         hang.wait(600)
 
     with keeper(api, renew_s=0.05, on_renew=owner) as one:
-        eventually(lambda: len(calls) == 2, "called again after its failure")
+        until(lambda: len(calls) == 2, "called again after its failure")
         before = api.calls("PATCH")
-        eventually(lambda: api.calls("PATCH") > before + 3, "renewed though the owner hangs")
+        until(lambda: api.calls("PATCH") > before + 3, "renewed though the owner hangs")
         one.check()
         hang.set()
     assert one.warnings == ["The ledger is down.", "the previous renewal's follow-up is still under way"]
@@ -181,10 +168,10 @@ def test_a_run_that_the_ledger_settled_as_dead_is_lost(api: TinyApi) -> None:
         raise LaunchError("The reaper has settled this run.", code="lease_lost")
 
     with keeper(api, on_renew=owner) as one:
-        eventually(lambda: code_of(one) == "lease_lost", "lost")
+        until(lambda: code_of(one) == "lease_lost", "lost")
         with pytest.raises(LaunchError, match="has settled"):
             one.check()
-        eventually(lambda: not one._thread.is_alive(), "a lost run's Lease is left to go stale")
+        until(lambda: not one._thread.is_alive(), "a lost run's Lease is left to go stale")
     assert one.warnings == []
 
 
@@ -192,6 +179,6 @@ def test_leaving_does_not_wait_for_a_frozen_server(api: TinyApi) -> None:
     with keeper(api) as one:
         api.faults = [Fault("PATCH", "/leases", "freeze", seconds=2.0, times=9)]
         before = api.calls("PATCH")
-        eventually(lambda: api.calls("PATCH") > before, "a renewal is under way")
+        until(lambda: api.calls("PATCH") > before, "a renewal is under way")
     assert one._thread.is_alive(), "it was not waited for"
-    eventually(lambda: not one._thread.is_alive(), "its thread ends with its call")
+    until(lambda: not one._thread.is_alive(), "its thread ends with its call")

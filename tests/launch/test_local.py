@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -59,14 +60,18 @@ def refusal(launcher: LocalLauncher, spec: ServerSpec, *, seconds: float = 120.0
 
 @pytest.fixture
 def served(
-    launcher: LocalLauncher, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch
+    launcher: LocalLauncher, make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[tuple[ServerSpec, Endpoint]]:
     monkeypatch.setenv("SOME_SERVICE_TOKEN", CANARY)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(LlamaCpp, "scratch_variable", "SCRATCH")
     spec = make_spec()
     with launcher.serve(spec, Deadline.after(120), ignore) as endpoint:
         yield spec, endpoint
     assert no_engine_runs(spec)
+    assert not list((tmp_path / "tmp").iterdir()), "what an engine leaves behind goes with it"
 
 
 def test_a_real_engine_is_served_and_described(served: tuple[ServerSpec, Endpoint]) -> None:
@@ -111,6 +116,8 @@ def test_a_real_engine_is_served_and_described(served: tuple[ServerSpec, Endpoin
         p for p in psutil.Process().children(recursive=True) if "llamacpp_server" in " ".join(p.cmdline()[:4])
     ]
     assert engines
+    for engine in engines:
+        (Path(engine.environ()["SCRATCH"]) / "left-behind").touch()
     assert all(CANARY not in str(p.environ()) for p in engines)
     assert CANARY not in json.dumps(facts) + (spec.work_dir / "engine-0.log").read_text()
 

@@ -18,6 +18,7 @@ import pytest
 
 from accelbench_assets.launch import supervise
 from accelbench_assets.launch.process import SupervisedProcess
+from tests.support.waiting import until
 
 LIMIT_S = 60.0  # of a hang; the children would live ten minutes
 
@@ -25,6 +26,7 @@ LIMIT_S = 60.0  # of a hang; the children would live ten minutes
 STUBBORN = """
 import os, signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
+open(os.environ["SCRATCH"] + "/left-behind", "w").close()
 if os.fork() == 0:
     os.setsid()
     if os.fork() != 0:
@@ -50,7 +52,8 @@ folder, how, grace_s = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 command = [sys.executable, "-S", str(folder / "stubborn.py"), str(folder / "grandchild")]
 deadline_s = 2.0 if how == "deadline" else 300.0
 with SupervisedProcess(
-    command, log=folder / "child.log", env=os.environ, deadline_s=deadline_s, grace_s=grace_s
+    command, log=folder / "child.log", env=os.environ, deadline_s=deadline_s, grace_s=grace_s,
+    scratch_variable="SCRATCH",
 ) as process:
     while process.pid is None or not (folder / "grandchild").exists():
         time.sleep(0.01)
@@ -106,8 +109,10 @@ def all_gone(pids: list[int]) -> bool:
 )
 def test_nothing_outlives_its_run(how: str, grace_s: float, tmp_path: Path) -> None:
     (tmp_path / "stubborn.py").write_text(STUBBORN)
+    (tmp_path / "tmp").mkdir()
     orchestrator = subprocess.Popen(
         [sys.executable, "-c", ORCHESTRATOR, str(tmp_path), how, str(grace_s)],
+        env={**os.environ, "TMPDIR": str(tmp_path / "tmp")},
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
@@ -125,10 +130,7 @@ def test_nothing_outlives_its_run(how: str, grace_s: float, tmp_path: Path) -> N
         elif how == "SIGKILL of the guard":
             os.kill(guard, signal.SIGKILL)
         elif how == "SIGKILL of both watchdogs":
-            for number in (
-                signal.SIGSTOP,
-                signal.SIGKILL,
-            ):  # stopped first, so that neither sees the other die
+            for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first: neither sees the other die
                 os.kill(pids["supervisor"], number)
                 os.kill(guard, number)
             everyone.remove(pids["supervisor"])
@@ -137,6 +139,8 @@ def test_nothing_outlives_its_run(how: str, grace_s: float, tmp_path: Path) -> N
             os.kill(pids["child"], signal.SIGSTOP)
             orchestrator.kill()
         assert all_gone(everyone)
+        if escaped is None:
+            until(lambda: not list((tmp_path / "tmp").iterdir()), "its temporary files are removed")
         if how in ("normal", "exception", "SIGINT"):
             assert orchestrator.wait(timeout=LIMIT_S) == (
                 0 if how == "normal" else -2 if how == "SIGINT" else 1
@@ -209,7 +213,7 @@ def test_helpers_left_behind_are_collected(tmp_path: Path) -> None:
     target = tmp_path / "grandchild"
     leave = str(tmp_path / "leaving.py")
     code = f"import runpy, sys; sys.argv = ['x', {str(target)!r}]; runpy.run_path({leave!r})"
-    process, _ = run(tmp_path, code)
+    process, _ = run(tmp_path, code, scratch_variable="SCRATCH")
     assert process.how_it_ended() == ("exited", 0)
     assert not is_running(int(target.read_text()))
 
@@ -226,10 +230,8 @@ def test_the_supervisor_needs_the_standard_library_alone(tmp_path: Path) -> None
     with subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe, stderr=pipe) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        output, listed = (
-            process.stdout.read(),
-            process.stderr.read(),
-        )  # stdin, its lifeline, stays open meanwhile
+        # Its stdin, the lifeline, stays open meanwhile.
+        output, listed = process.stdout.read(), process.stderr.read()
         assert process.wait(LIMIT_S) == 0, listed
     said = [json.loads(line) for line in output.split("\n") if line]
     assert [one["event"] for one in said] == ["supervisor_started", "supervisor_exit"]

@@ -1,7 +1,7 @@
 """A real S3 server (SeaweedFS, one process) on the loopback interface, for tests.
 
 ``with Seaweed(folder) as server:`` has it ready; ``server.environment()`` are the variables a client needs.
-The server dies with its parent even on SIGKILL (parent-death signal) and leaves nothing outside *folder*.
+The server dies with its parent even on SIGKILL (parent-death signal). Stopped, it leaves nothing outside *folder*.
 """
 
 from __future__ import annotations
@@ -56,8 +56,15 @@ def _command(weed: str, folder: Path, config: Path, ports: list[int]) -> list[st
         f"-filer.port={filer}", f"-filer.port.grpc={filer_grpc}", f"-filer.localSocket={folder}/filer.sock",
         f"-admin.port={admin}", f"-admin.port.grpc={admin_grpc}", "-admin.ui=false", "-webdav=false",
         f"-s3.port={s3}", f"-s3.port.grpc={s3_grpc}", f"-s3.config={config}", "-s3.port.iceberg=0",
-        "-s3.port.lance=0", "-s3.autoCreateBucket=false",
+        "-s3.port.lance=0", "-s3.autoCreateBucket=false", f"-s3.localSocket={folder}/s3.sock",
     ]  # fmt: skip
+
+
+def _sockets(ports: list[int]) -> list[Path]:
+    """Where it listens beside each port for gRPC; no option names another place."""
+    kinds = ("master", "volume", "filer", "s3", "admin")
+    pairs = zip(kinds, ports[1::2], strict=True)
+    return [Path("/tmp") / f"seaweedfs-{kind}-grpc-{port}.sock" for kind, port in pairs]
 
 
 class Seaweed:
@@ -66,6 +73,7 @@ class Seaweed:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.endpoint = ""
+        self._sockets: list[Path] = []
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -132,6 +140,7 @@ class Seaweed:
         config.chmod(0o600)
         ports = _free_ports(10)
         self.endpoint = f"http://{HOST}:{ports[6]}"
+        self._sockets = _sockets(ports)
         with (self.folder / "weed.log").open("ab") as log:
             self._process = subprocess.Popen(
                 _command(weed, self.folder, config, ports),
@@ -168,3 +177,5 @@ class Seaweed:
         assert self._process is not None
         self._process.kill()  # what it holds is thrown away; a polite end can take ten seconds
         self._process.wait(60)
+        for left in self._sockets:
+            left.unlink(missing_ok=True)

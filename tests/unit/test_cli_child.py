@@ -15,9 +15,9 @@ import pytest
 from accelbench_assets.cli import state
 from accelbench_assets.cli.child import ChildEnd, run_child
 from accelbench_assets.cli.progress import ProgressView
+from tests.support import children
 from tests.support.waiting import until
 
-ROOT = Path(__file__).resolve().parents[2]
 EMIT = """import json, sys
 def emit(k, m="", **d):
     print(json.dumps(dict(kind=k, message=m, data=d)), flush=True)
@@ -121,41 +121,17 @@ IGNORES = """
 """
 
 
-def interrupted(code: str, signals: list[int], tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    """A process that runs the child and gets *signals*, one after the other, once the child is ready."""
-    program = f"""
-import sys
-from pathlib import Path
-from accelbench_assets.cli.child import run_child
-from accelbench_assets.cli.progress import ProgressView
-end = run_child(["-c", {EMIT + textwrap.dedent(code)!r}], view=ProgressView([], plain=True), log=Path("child.log"))
-print(end.interrupted, end.kind, end.returncode)
-"""
-    parent = subprocess.Popen(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert parent.stderr is not None
-    seen = []
-    for number in signals:
-        for line in parent.stderr:
-            seen.append(line)
-            if "ready" in line or "interrupted" in line:
-                break
-        parent.send_signal(number)
-    out, err = parent.communicate(timeout=120)
-    return subprocess.CompletedProcess([], parent.returncode, out, "".join(seen) + err)
+def interrupted(code: str, signals: list[int], tmp_path: Path) -> tuple[list[str], str]:
+    """The child gets *signals*, one after the other, once it is ready."""
+    blows = list(zip(signals, ("ready", "interrupted"), strict=False))
+    return children.interrupted(EMIT + textwrap.dedent(code), blows, tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_interrupt_lets_the_child_clean_up(number: int, tmp_path: Path) -> None:
-    done = interrupted(CLEANS_UP, [number], tmp_path)
-    assert done.stdout.split() == ["True", "error", "130"]
-    assert "interrupted: stopping the engine" in done.stderr
+    end, said = interrupted(CLEANS_UP, [number], tmp_path)
+    assert end == ["True", "error", "130"]
+    assert "interrupted: stopping the engine" in said
 
 
 @pytest.mark.parametrize(
@@ -174,13 +150,13 @@ def test_an_interrupt_says_what_it_does_at_this_point(
     last = "        emit('progress', 'ready', event='step_end')\n"
     assert CLEANS_UP.count(ready) == 1
     code = CLEANS_UP.replace(ready, told.replace("    emit", "        emit") + last)
-    done = interrupted(code, [signal.SIGINT], tmp_path)
-    assert says in done.stderr
+    _, said = interrupted(code, [signal.SIGINT], tmp_path)
+    assert says in said
 
 
 def test_the_second_interrupt_kills(tmp_path: Path) -> None:
-    done = interrupted(IGNORES, [signal.SIGINT, signal.SIGINT], tmp_path)
-    assert done.stdout.split() == ["True", "None", "-9"]
+    end, _ = interrupted(IGNORES, [signal.SIGINT, signal.SIGINT], tmp_path)
+    assert end == ["True", "None", "-9"]
 
 
 def test_the_child_sees_the_end_of_its_lifeline_when_we_are_killed(tmp_path: Path) -> None:

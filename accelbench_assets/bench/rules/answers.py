@@ -43,9 +43,8 @@ def errors(steps: Sequence[Row]) -> Verdict:
 def length_fidelity(frame: Frame) -> Verdict:
     """M15: answers of another length than asked, on a profile of fixed lengths."""
     asked, got = frame.numbers("output_tokens_requested"), frame.numbers("output_tokens")
-    answered = frame.ok | frame.says(
-        "error_class", "wrong_length"
-    )  # the generator fails an answer of another length
+    # The generator fails an answer of another length.
+    answered = frame.ok | frame.says("error_class", "wrong_length")
     known = frame.arrived & answered & (asked > 0) & ~np.isnan(got)
     index = frame.window.label
     if not known.any():
@@ -128,8 +127,7 @@ def canary(found: Mapping[str, Any] | None, reference: Mapping[str, Any] | None)
     pairs = list(zip(found["answer_hashes"], reference["answer_hashes"], strict=False))
     same = sum(mine == theirs for mine, theirs in pairs if mine is not None) / max(1, len(pairs))
     before = float(reference["score"])
-    limit = before - max(
-        CANARY_POINTS, 1.5 / max(1, n)
-    )  # one answer of 64 that tips over is no broken kernel
+    # One answer of 64 that tips over is no broken kernel.
+    limit = before - max(CANARY_POINTS, 1.5 / max(1, n))
     text = f"{text} (reference run: {before:.0%}); {same:.0%} of the answers are the same, token for token."
     return verdict("void" if score < limit else "pass", score, limit, text)

@@ -300,7 +300,7 @@ class Drive:
             self.hold.check()
             self.deadline.check("starting the load generators anew")
             if time.monotonic() >= limit:
-                text = f"The load generators' first try is not gone after {GONE_S:.0f} s: {', '.join(left)}."
+                text = f"An earlier try of the load generators is not gone after {GONE_S:.0f} s: {', '.join(left)}."
                 raise LaunchError(text, code="loadgen_failed")
             time.sleep(self.kube.poll_s)
             if not all(name.startswith("pod ") for name in left):  # pods take their time, nothing else does

@@ -7,12 +7,11 @@ Belongs here: reading them. Does not belong here: the Job's life (``driving``), 
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 from accelbench_assets.errors import AccelBenchError, LaunchError
 from accelbench_assets.launch.base import Deadline
-from accelbench_assets.launch.generator import failure
+from accelbench_assets.launch.generator import failure, progress
 from accelbench_assets.launch.kube.follow import INDEX_LABEL
 from accelbench_assets.launch.kube.look import Look, Object, container_status, name_of, terminated, uid_of
 from accelbench_assets.launch.manifests import GENERATOR
@@ -38,18 +37,13 @@ def index_of(pod: Object) -> int | None:
 
 def is_progress(line: str) -> bool:
     """Whether a line of output is a progress document; others are for the log."""
-    if not line.startswith("{"):
-        return False
-    try:
-        document = json.loads(line)
-    except ValueError:
-        return False
-    return isinstance(document, dict) and "event" in document
+    return progress(line) is not None
 
 
 def says_ready(line: str) -> bool:
     """Whether a line shows that its shard is past its preparations: calibrated, or already at a step."""
-    return is_progress(line) and json.loads(line)["event"] in _READY
+    document = progress(line)
+    return document is not None and document["event"] in _READY
 
 
 def exit_error(pod: Object, ended: Object, log: Path, deadline: Deadline) -> AccelBenchError:

@@ -138,9 +138,7 @@ def follow(cluster: Cluster, pod: str, container: str, stop: threading.Event) ->
                 if text is not None:
                     yield text.decode("utf-8", "replace")
             read_whole = pieces.clean
-            heard = (
-                time.monotonic()
-            )  # it was opened: silence is no fault, a container may have nothing to say
+            heard = time.monotonic()  # it was opened: silence is no fault, there may be nothing to say
         if time.monotonic() - heard > cluster.calls.retry_s:
             return
         stop.wait(_PAUSE_S)

@@ -298,18 +298,14 @@ def _attempts(cluster: Cluster, lake: Records | None) -> tuple[list[dict[str, An
     try:
         here = cluster.namespace_uid()
         return [one for one in lake.open_attempts() if one.get("cluster") == here], None
-    except (
-        Exception
-    ) as error:  # whatever keeps the lake from answering: the objects are gone, the rest is next time's
+    except Exception as error:  # whatever keeps the lake from answering: the rest is next time's
         return [], _text(error)
 
 
 def _began(attempt: Mapping[str, Any], now: datetime) -> float:
     """Seconds since an attempt was registered, as far as its record tells."""
-    moment = naming.parse_time(
-        attempt.get("registered_at")
-    )  # by the cluster's clock, the other by some machine's
-    moment = moment or naming.parse_time(attempt.get("requested_at"))
+    # The first is by the cluster's clock, the other by some machine's.
+    moment = naming.parse_time(attempt.get("registered_at")) or naming.parse_time(attempt.get("requested_at"))
     return float("inf") if moment is None else (now - moment).total_seconds()
 
 

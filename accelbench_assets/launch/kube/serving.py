@@ -147,11 +147,9 @@ class Wait:
         """Remember who had a node and lost it again: the time for a node starts anew, and its lack is not the cause."""
         self.on_node |= {uid_of(pod): pod for pod in look.pods if node_of(pod)}
         here = {uid_of(pod) for pod in live}
-        for uid in [uid for uid in self.on_node if uid not in here]:
-            pod = self.on_node[uid]
-            if uid in self.left:
-                continue
-            self.left.add(uid)
+        gone = {uid: pod for uid, pod in self.on_node.items() if uid not in here and uid not in self.left}
+        self.left |= gone.keys()
+        for pod in gone.values():
             found = lost(pod, look)
             if found is None and is_over(pod) and not is_leaving(pod):
                 continue  # its node's kubelet refused it
