@@ -14,7 +14,8 @@ from accelbench_assets.launch.kube.client import KINDS, Cluster
 from accelbench_assets.launch.kube.diagnose import starting_trouble
 from accelbench_assets.launch.kube.errors import KubeError
 from accelbench_assets.launch.kube.look import Claim, Look
-from tests.launch.test_kube_diagnose import GPU_FULL, NAME, NOW, event, pod, stamp
+from tests.infra.files import INFRA
+from tests.launch.pod_cases import GPU_FULL, NAME, NOW, event, pod, stamp
 
 ICE = (
     "NodeClaim gpu-x7k2q event: creating instance, insufficient capacity, with fleet error(s), "
@@ -169,12 +170,8 @@ def test_nothing_is_read_of_a_cluster_without_karpenter() -> None:
 
 
 def test_the_rights_are_there_and_are_to_read_only() -> None:
-    from tests.launch.test_child_leaving import ROOT
-
     assert KINDS["NodeClaim"] == ("karpenter.sh/v1", "nodeclaims")
-    documents = list(
-        yaml.safe_load_all((ROOT / "infra" / "k8s" / "20-rbac.yaml").read_text(encoding="utf-8"))
-    )
+    documents = yaml.safe_load_all((INFRA / "k8s" / "20-rbac.yaml").read_text(encoding="utf-8"))
     roles = {
         (one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"]): one for one in documents
     }

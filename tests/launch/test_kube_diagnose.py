@@ -1,25 +1,15 @@
-"""What a pod's state means: each failure a real cluster shows, with its own words."""
+"""What the state of a pod that does not start means: each failure a real cluster shows, with its own words."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from accelbench_assets.launch.kube.diagnose import job_verdict, starting_trouble
-from accelbench_assets.launch.kube.logtext import cause_in
 from accelbench_assets.launch.kube.look import Look
-from accelbench_assets.launch.kube.loss import in_use, running_trouble
-from accelbench_assets.launch.kube.trouble import Trouble
+from tests.launch.pod_cases import GPU_FULL, NOW, diagnose, ended, event, pod, stamp, verdict, waiting
 
-NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
-NAME = "accelbench-0123456789ab-5d4b569dbf-kwtkg"
-GPU_FULL = (
-    "0/1 nodes are available: 1 Insufficient nvidia.com/gpu. no new claims to deallocate, preemption: 0/1 nodes are "
-    "available: 1 No preemption victims found for incoming pod."
-)
 NOT_FOUND = (
     'rpc error: code = NotFound desc = failed to pull and unpack image "reg.example/bench/nosuch:1": failed to '
     "resolve image: reg.example/bench/nosuch:1: not found"
@@ -32,80 +22,6 @@ NO_ROUTE = (
     'failed to pull and unpack image "reg.example/not-found:1": failed to do request: Head '
     '"https://reg.example/v2/": dial tcp 10.0.0.1:443: connect: connection refused'
 )
-
-
-def stamp(seconds_ago: float) -> str:
-    return (NOW - timedelta(seconds=seconds_ago)).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def pod(
-    state: Mapping[str, Any] | None = None,
-    *,
-    last: Mapping[str, Any] | None = None,
-    restarts: int = 0,
-    phase: str = "Pending",
-    node: str | None = "gpu-1",
-    age_s: float = 5.0,
-    ready: str = "False",
-    reason: str | None = None,
-    message: str | None = None,
-    conditions: Sequence[Mapping[str, Any]] = (),
-    deleted: bool = False,
-    name: str = NAME,
-    unscheduled: str = GPU_FULL,
-) -> dict[str, Any]:
-    """A pod as the API shows it, with container ``server`` in *state*."""
-    scheduled: dict[str, Any] = {"type": "PodScheduled", "status": "True", "lastTransitionTime": stamp(age_s)}
-    if node is None:
-        scheduled |= {"status": "False", "reason": "Unschedulable", "message": unscheduled}
-    status: dict[str, Any] = {
-        "phase": phase,
-        "conditions": [scheduled, {"type": "Ready", "status": ready}, *conditions],
-    }
-    if state is not None:
-        container = {
-            "name": "server",
-            "restartCount": restarts,
-            "state": state,
-            "started": "running" in state,
-        }
-        status["containerStatuses"] = [container | ({"lastState": last} if last else {})]
-    for key, value in (("reason", reason), ("message", message)):
-        if value is not None:
-            status[key] = value
-    metadata: dict[str, Any] = {"name": name, "creationTimestamp": stamp(age_s)}
-    if deleted:
-        metadata["deletionTimestamp"] = stamp(-30)
-    return {"metadata": metadata, "spec": {"nodeName": node} if node else {}, "status": status}
-
-
-def waiting(reason: str, message: str = "") -> dict[str, Any]:
-    return {"waiting": {"reason": reason, "message": message}}
-
-
-def ended(code: int, reason: str = "Error", message: str = "") -> dict[str, Any]:
-    return {"terminated": {"exitCode": code, "reason": reason, "message": message}}
-
-
-def event(
-    reason: str, message: str, *, count: int = 1, about: str = NAME, seconds_ago: float = 1.0
-) -> dict[str, Any]:
-    return {
-        "reason": reason,
-        "message": message,
-        "count": count,
-        "lastTimestamp": stamp(seconds_ago),
-        "involvedObject": {"name": about},
-    }
-
-
-def diagnose(one: dict[str, Any] | None, *events: dict[str, Any], **look: Any) -> Trouble | None:
-    pods = [] if one is None else [one]
-    return starting_trouble(Look(pods=pods, now=NOW, events=events, **look), "server")
-
-
-def verdict(found: Trouble | None) -> tuple[str, bool] | None:
-    return None if found is None else (found.code, found.certain)
 
 
 def test_nothing_is_wrong_with_what_is_under_way() -> None:
@@ -309,190 +225,6 @@ def test_a_server_ended_by_its_probe_was_not_ready_and_did_not_crash() -> None:
     killing = event("Killing", "Container server failed startup probe, will be restarted")
     assert verdict(diagnose(one, killing)) == ("not_ready", True)
     assert verdict(diagnose(one, event("Killing", "Stopping container server"))) == ("crash_loop", False)
-
-
-LOGS = [
-    (
-        "does_not_fit",
-        "(EngineCore pid=15) ERROR 10-25 13:08:43 [core.py:708] ValueError: No available memory for the cache blocks. "
-        "Try increasing `gpu_memory_utilization` when initializing the engine.",
-    ),
-    (
-        "does_not_fit",
-        "ValueError: The model's max seq len (131072) is larger than the maximum number of tokens that can be stored "
-        "in KV cache (93760). Try increasing `gpu_memory_utilization`",
-    ),
-    (
-        "does_not_fit",
-        "ValueError: To serve at least one request with the model's max seq len (131072), (16.00 GiB KV cache is "
-        "needed, which is larger than the available KV cache memory (4.21 GiB).",
-    ),
-    ("does_not_fit", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 22.00 MiB."),
-    ("does_not_fit", 'RuntimeError: nrt_tensor_allocate status=4 message="Allocation Failure"'),
-    ("does_not_fit", "2024-Jul-30 ERROR NRT:nrt_infodump   Failure: NRT_RESOURCE in nrt_load()"),
-    ("gated_model", "OSError: You are trying to access a gated repo.\nMake sure to have access to it"),
-    ("gated_model", "Access to model meta-llama/Llama-3.1-8B is restricted. You must have access to it"),
-    (
-        "gated_model",
-        "huggingface_hub.errors.HfHubHTTPError: 401 Client Error: Unauthorized for url: https://x",
-    ),
-    ("gated_model", "HTTPError: 403 Client Error: Forbidden for url: https://huggingface.co/x/y/config.json"),
-    ("gated_model", "403 Client Error. (Request ID: 1)\n\nCannot access content at: https://hf.co/x/y."),
-    (
-        "model_not_found",
-        "401 Client Error.\n\nRepository Not Found for url: https://hub.example/api/models/x.",
-    ),
-    (
-        "model_not_found",
-        "OSError: x/y is not a local folder and is not a valid model identifier listed on 'https://x'",
-    ),
-    ("bad_config", "api_server.py: error: unrecognized arguments: --no-such-flag"),
-    ("bad_config", "pydantic_core.ValidationError: 1 validation error for ModelConfig"),
-]
-
-
-@pytest.mark.parametrize(("code", "log"), LOGS)
-def test_the_log_names_the_cause_before_any_restart(code: str, log: str) -> None:
-    noise = (
-        "INFO 11-01 starting\n{}\nRuntimeError: Engine core initialization failed. See root cause above.\n"
-    )
-    found = diagnose(pod(ended(1)), logs={NAME: noise.format(log)})
-    assert verdict(found) == (code, True)
-    assert not found.text.startswith("(EngineCore")
-
-
-@pytest.mark.parametrize(
-    "log",
-    [
-        "HTTPError: 403 Client Error: Forbidden for url: https://weights.s3.us-east-1.amazonaws.com/a",
-        "HTTPError: 401 Client Error: Unauthorized for url: https://proxy.example/a\nsee https://huggingface.co/docs",
-        "HTTPError: 403 Client Error: Forbidden",
-    ],
-)
-def test_a_refusal_of_somebody_else_than_the_hub_is_no_gated_model(log: str) -> None:
-    assert verdict(diagnose(pod(ended(1)), logs={NAME: log})) == ("crash_loop", False)
-    assert verdict(diagnose(pod(ended(1), restarts=2), logs={NAME: log})) == ("crash_loop", True)
-
-
-def test_memory_somebody_else_holds_says_nothing_of_the_models_size() -> None:
-    log = (
-        "ValueError: Free memory on device cuda:0 (3.25/23.43 GiB) on startup is less than desired GPU memory "
-        "utilization (0.96, 22.49 GiB)."
-    )
-    for restarts, certain in ((0, False), (2, True)):
-        found = diagnose(pod(ended(1), restarts=restarts), logs={NAME: log})
-        assert (found.code, found.certain, found.retryable) == ("not_ready", certain, True)
-        assert "Another process held" in found.text
-        assert "3.25/23.43 GiB" in found.text
-
-
-def test_ordinary_lines_are_no_cause() -> None:
-    for line in (
-        "INFO 11-01 Available KV cache memory: 18.78 GiB",
-        "WARNING CUDA memory is getting low",
-        "INFO GET /v1/models 404 Not Found",
-        "RuntimeError: Engine core initialization failed. See root cause above.",
-    ):
-        assert cause_in(line) is None
-
-
-def test_the_error_carries_the_last_lines_and_no_secret() -> None:
-    trouble = diagnose(pod(ended(1), restarts=2))
-    error = trouble.error("one\ntwo\nthree\nHF_TOKEN=hf_abcdefghijklmnop\nlast\n")
-    assert error.code == "crash_loop"
-    assert "three | " in error.hint
-    assert "last" in error.hint
-    assert "one" not in error.hint
-    assert "hf_abcdefghijklmnop" not in str(error)
-
-
-READY_NODE = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
-LOST_NODE = {
-    "status": {
-        "conditions": [
-            {"type": "Ready", "status": "Unknown", "message": "Kubelet stopped posting node status."}
-        ]
-    }
-}
-UNREACHABLE = {
-    "spec": {"taints": [{"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"}]}
-} | READY_NODE
-RUNNING = {"running": {"startedAt": stamp(60)}}
-
-
-@pytest.mark.parametrize("node", [None, LOST_NODE, UNREACHABLE])
-def test_a_lost_node_is_seen_while_its_pods_still_say_running(node: dict[str, Any] | None) -> None:
-    one = pod(RUNNING, phase="Running", ready="True")
-    assert diagnose(one, nodes={"gpu-1": READY_NODE}) is None
-    found = diagnose(one, nodes={"gpu-1": node})
-    assert (found.code, found.certain, found.retryable) == ("node_lost", True, True)
-    look = Look(pods=[one], now=NOW, nodes={"gpu-1": node})
-    assert running_trouble(look, "server", in_use([one], "server")).code == "node_lost"
-
-
-def unready(seconds_ago: float | None) -> dict[str, Any]:
-    ready = {"type": "Ready", "status": "False", "message": "container runtime is down"}
-    if seconds_ago is not None:
-        ready["lastTransitionTime"] = stamp(seconds_ago)
-    return {"status": {"conditions": [ready]}}
-
-
-@pytest.mark.parametrize(("seconds_ago", "gone"), [(0, False), (59, False), (60, True), (None, False)])
-def test_a_node_that_says_it_is_not_ready_is_lost_only_after_a_while(
-    seconds_ago: float | None, gone: bool
-) -> None:
-    one = pod(RUNNING, phase="Running", ready="True")
-    nodes = {"gpu-1": unready(seconds_ago)}
-    found = running_trouble(Look(pods=[one], now=NOW, nodes=nodes), "server", in_use([one], "server"))
-    assert (found and found.code) == ("node_lost" if gone else None)
-    assert (diagnose(one, nodes=nodes) is not None) is gone
-    taints = {"taints": [{"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"}]}
-    assert diagnose(one, nodes={"gpu-1": unready(seconds_ago) | {"spec": taints}}).code == "node_lost"
-
-
-def taken(reason: str) -> dict[str, Any]:
-    return {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": "why"}
-
-
-@pytest.mark.parametrize(
-    ("now", "code"),
-    [
-        (pod(RUNNING, phase="Running", ready="True"), None),
-        (pod(RUNNING, phase="Running", ready="False"), None),  # too busy to answer its probe is not dead
-        (None, "evicted"),
-        (pod(RUNNING, phase="Running", deleted=True), "evicted"),
-        (pod(RUNNING, phase="Running", conditions=[taken("EvictionByEvictionAPI")]), "evicted"),
-        (pod(RUNNING, phase="Running", conditions=[taken("DeletionByTaintManager")]), "node_lost"),
-        (pod(ended(137), phase="Failed", reason="Evicted", message="The node was low on memory."), "evicted"),
-        (pod(ended(137), phase="Failed", reason="Terminated", message="node shutdown"), "node_lost"),
-        (pod(ended(1), phase="Running"), "crashed"),
-        (pod(RUNNING, last=ended(139), restarts=1, phase="Running"), "crashed"),
-        (pod(RUNNING, last=ended(137, "OOMKilled"), restarts=1, phase="Running"), "oom"),
-    ],
-)
-def test_what_happens_to_a_server_in_use(now: dict[str, Any] | None, code: str | None) -> None:
-    before = pod(RUNNING, phase="Running", ready="True")
-    look = Look(pods=[] if now is None else [now], now=NOW, nodes={"gpu-1": READY_NODE})
-    found = running_trouble(look, "server", in_use([before], "server"))
-    assert (found and found.code) == code
-
-
-def test_where_nodes_cannot_be_read_the_pods_event_tells() -> None:
-    one = pod(RUNNING, phase="Running", ready="False")
-    told = event("NodeNotReady", "Node is not ready")
-    look = Look(pods=[one], now=NOW, events=[told])
-    assert running_trouble(look, "server", in_use([one], "server")).code == "node_lost"
-
-
-def test_an_old_event_says_nothing_of_a_node_that_is_ready_again() -> None:
-    one = pod(RUNNING, phase="Running", ready="False")
-    look = Look(pods=[one], now=NOW, events=[event("NodeNotReady", "-")], nodes={"gpu-1": READY_NODE})
-    assert running_trouble(look, "server", in_use([one], "server")) is None
-
-
-def test_a_restart_before_the_load_is_not_held_against_a_server() -> None:
-    before = pod(RUNNING, last=ended(1), restarts=1, phase="Running", ready="True")
-    assert running_trouble(Look(pods=[before], now=NOW), "server", in_use([before], "server")) is None
 
 
 def test_an_evicted_start_is_tried_again_and_in_the_end_given_up() -> None:

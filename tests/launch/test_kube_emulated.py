@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from accelbench_assets.launch.kube.reap import reap_cluster, remove_run
 from accelbench_assets.settings_groups import KubeSettings
 from tests.launch.kube.harness import KubeLocal
 from tests.support.runs import attempt, make_record
+from tests.support.waiting import until
 
 SETTINGS = KubeSettings(lease_renew_s=0.2, lease_stale_s=3.0)
 SCRIPT = "echo started; trap 'exit 0' TERM; while :; do sleep 0.1; done"
@@ -52,13 +53,6 @@ def cluster(kube: KubeLocal, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluste
 @pytest.fixture
 def run_id() -> str:
     return str(uuid.uuid4())
-
-
-def eventually(true: Callable[[], Any], what: str, limit_s: float = 60.0) -> None:
-    end = time.monotonic() + limit_s
-    while not true():
-        assert time.monotonic() < end, f"never: {what}"
-        time.sleep(0.02)
 
 
 def pod_spec(script: str, restart: str, grace_s: int = 1) -> dict[str, Any]:
@@ -169,7 +163,7 @@ def test_a_log_followed_through_cuts_is_whole(
     monkeypatch.setattr(podlog, "_PAUSE_S", 0.05)
     kube.set_faults([{"match": {"verb": "log"}, "do": "cut", "after_s": 0.3, "times": 3}])
     cluster.create(job(run_id, None, "for i in $(seq 40); do echo line $i; sleep 0.04; done; printf last"))
-    eventually(lambda: cluster.list("Pod", labels=naming.selector(run_id)), "a pod")
+    until(lambda: cluster.list("Pod", labels=naming.selector(run_id)), "a pod")
     (pod,) = cluster.list("Pod", labels=naming.selector(run_id))
     lines = list(cluster.follow_log(pod["metadata"]["name"], "c"))
     assert lines == [*(f"line {number}" for number in range(1, 41)), "last"]
@@ -184,7 +178,7 @@ def test_a_dead_run_is_removed_whole_and_recorded(
     living = str(uuid.uuid4())
     launch(cluster, run_id, lease_age_s=60)
     launch(cluster, living, lease_age_s=-60)
-    eventually(lambda: running(cluster, run_id) and running(cluster, living), "both run")
+    until(lambda: running(cluster, run_id) and running(cluster, living), "both run")
     lake = lake_with(tmp_path, cluster, run_id, living)
     kube.forget_requests()
     entries = reap_cluster(cluster, lake, wait_s=60)
@@ -204,9 +198,9 @@ def test_a_dead_run_is_removed_whole_and_recorded(
 
 def test_objects_that_nobody_owns_go_as_well(cluster: Cluster, kube: KubeLocal, run_id: str) -> None:
     launch(cluster, run_id, lease_age_s=60, owned=False)
-    eventually(lambda: running(cluster, run_id), "it runs")
+    until(lambda: running(cluster, run_id), "it runs")
     cluster.delete("ConfigMap", naming.base_name(run_id))  # takes the Lease along, and nothing else
-    eventually(lambda: cluster.get("Lease", naming.base_name(run_id)) is None, "the Lease is gone")
+    until(lambda: cluster.get("Lease", naming.base_name(run_id)) is None, "the Lease is gone")
     assert running(cluster, run_id)
     later = cluster.server_time() + timedelta(seconds=10)
     (entry,) = reap_cluster(cluster, None, now=later, wait_s=60)
@@ -216,7 +210,7 @@ def test_objects_that_nobody_owns_go_as_well(cluster: Cluster, kube: KubeLocal, 
 
 def test_pods_of_a_lost_node_go_by_force(cluster: Cluster, kube: KubeLocal, run_id: str) -> None:
     launch(cluster, run_id, lease_age_s=60)
-    eventually(lambda: running(cluster, run_id), "it runs")
+    until(lambda: running(cluster, run_id), "it runs")
     nodes = {pod["spec"]["nodeName"] for pod in cluster.list("Pod", labels=naming.selector(run_id))}
     for node in nodes:
         kube.make_node_unready(node, after_s=0)
@@ -250,13 +244,13 @@ def test_leaving_the_anchor_takes_the_lease_and_the_keeper_knows(cluster: Cluste
         lease = naming.base_name(run_id)
         first = cluster.get("Lease", lease)
         assert first is not None
-        eventually(
+        until(
             lambda: (cluster.get("Lease", lease) or {})["spec"]["renewTime"] > first["spec"]["renewTime"],
             "renewed",
         )
         keeper.check()
         cluster.delete("ConfigMap", lease)
-        eventually(lambda: keeper._end is not None, "the keeper knows")
+        until(lambda: keeper._end is not None, "the keeper knows")
         with pytest.raises(Exception, match="is gone"):
             keeper.check()
 
@@ -290,7 +284,7 @@ def test_a_killed_orchestrator_is_found_out_and_a_living_one_spared(
         try:
             assert orchestrator.stdout is not None
             assert orchestrator.stdout.readline() == b"up\n"
-            eventually(lambda: running(cluster, run_id, 1), "it runs")
+            until(lambda: running(cluster, run_id, 1), "it runs")
             end = time.monotonic() + SETTINGS.lease_stale_s + 0.3
             while time.monotonic() < end:
                 assert reap_cluster(cluster, lake, wait_s=60, stale_s=3) == []

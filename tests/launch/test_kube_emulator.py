@@ -15,8 +15,9 @@ import pytest
 from kubernetes import client, watch
 from kubernetes.client.rest import ApiException
 
-from tests.launch.kube.clients import NAMESPACE, Clients, deployment, job, message_of, pod, until
+from tests.launch.kube.clients import NAMESPACE, Clients, deployment, job, message_of, pod
 from tests.launch.kube.harness import KubeLocal
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,9 @@ import urllib3
 from kubernetes import client, watch
 from kubernetes.client.rest import ApiException
 
-from tests.launch.kube.clients import NAMESPACE, Clients, clear, deployment, job, message_of, pod, until
+from tests.launch.kube.clients import NAMESPACE, Clients, clear, deployment, job, message_of, pod
 from tests.launch.kube.harness import KubeLocal
+from tests.support.waiting import until
 
 GPU = {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
 TOLERATES = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from kubernetes.client.rest import ApiException
 
-from tests.launch.kube.clients import NAMESPACE, Clients, clear, deployment, message_of, pod, until
+from tests.launch.kube.clients import NAMESPACE, Clients, clear, deployment, message_of, pod
 from tests.launch.kube.harness import KubeLocal
+from tests.support.waiting import until
 
 GPU = {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
 TOLERATES = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]

@@ -12,8 +12,9 @@ import pytest
 from kubernetes import watch
 from kubernetes.client.rest import ApiException
 
-from tests.launch.kube.clients import NAMESPACE, Clients, container, message_of, pod, until
+from tests.launch.kube.clients import NAMESPACE, Clients, container, message_of, pod
 from tests.launch.kube.harness import KubeLocal
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,9 @@ import pytest
 from kubernetes.client.rest import ApiException
 
 from tests.launch.kube import standins
-from tests.launch.kube.clients import NAMESPACE, Clients, deployment, job, message_of, until
+from tests.launch.kube.clients import NAMESPACE, Clients, deployment, job, message_of
 from tests.launch.kube.harness import KubeLocal
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")

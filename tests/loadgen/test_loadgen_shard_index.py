@@ -18,7 +18,7 @@ from loadgen.limits import cpu_limit, throttled_s
 from loadgen.plan import Plan, ScrapeTarget
 
 from .conftest import ENV, HANG_S, Truth, make_plan
-from .test_loadgen_scrape import BUSY
+from .page_reader import BUSY
 
 Start = Callable[..., Truth]
 FAST = ("--ttft-ms", "10", "--gap-ms", "1")

@@ -28,8 +28,8 @@ def order(store: Store, events: Recorder, spec: NodeSpec, name: str) -> str:
         told = f"NodeClaim {name} event: {text}"
         events.tell(NODE_CLAIM, claim, "Warning", NO_CAPACITY, told, "karpenter")
         return name
-    launched = None if spec.refused else True
-    conditions = with_condition([], "Launched", launched or False, spec.reason if text else "Launched", text)
+    launched = not spec.refused
+    conditions = with_condition([], "Launched", launched, "Launched" if launched else spec.reason, text)
     if launched:
         waits = "Node not registered with cluster"
         conditions = with_condition(conditions, "Registered", "Unknown", "NodeNotFound", waits)

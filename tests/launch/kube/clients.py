@@ -1,22 +1,20 @@
 """The official client against the emulated cluster, and short manifests, for the emulator's own tests.
 
-Belongs here: clients, manifests with the fewest fields, waiting. Does not belong here: what the launcher creates.
+Belongs here: clients, manifests with the fewest fields. Does not belong here: what the launcher creates.
 """
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from kubernetes import client, config
 
 from tests.launch.kube.harness import KubeLocal
+from tests.support.waiting import until
 
 NAMESPACE = "accelbench-bench"
-Value = TypeVar("Value")
 
 
 class Clients:
@@ -49,16 +47,6 @@ class Clients:
         """Type, reason and message of the events about the object *name*."""
         listed = self.core.list_namespaced_event(NAMESPACE, field_selector=f"involvedObject.name={name}")
         return [(one.type, one.reason, one.message) for one in listed.items]
-
-
-def until(look: Callable[[], Value], seconds: float = 60.0) -> Value:
-    """The first true value of *look*. Raises ``TimeoutError``."""
-    limit = time.monotonic() + seconds
-    while not (found := look()):
-        if time.monotonic() > limit:
-            raise TimeoutError(f"not within {seconds:g} s; the last look gave {found!r}")
-        time.sleep(0.04)
-    return found
 
 
 def clear(kube: KubeLocal) -> None:

@@ -35,9 +35,8 @@ class Nodes:
         self._ordered: dict[str, float] = {}  # declared node -> when it comes
         self._lost: dict[str, float] = {}  # node -> when its kubelet fell silent
         self._draining: set[str] = set()
-        self._in_vain: set[tuple[str, str]] = (
-            set()
-        )  # node that never comes, uid of the pod it was ordered for
+        # Node that never comes, uid of the pod it was ordered for.
+        self._in_vain: set[tuple[str, str]] = set()
         self._homeless: dict[str, float] = {}  # pod uid -> when its node was seen gone
 
     def start(self) -> None:
