@@ -4,9 +4,9 @@ Belongs here: the transpiler and the rules of the subset. sqlglot translates but
 it would pass through wrongly or silently change are refused here, and a test runs every view on both engines.
 Does not belong here: running SQL.
 
-The subset: select, joins, CTEs, window functions with ``row_number``, ``rank``, aggregates with ``filter``,
-``case``, ``coalesce``, ``nullif``, ``concat``, casts to double. Division only by ``nullif(…, 0)``; ordering
-says nulls first or last when a column can be null.
+The subset: select, joins, CTEs, ``row_number``, ``rank``, ``dense_rank`` and aggregates over windows (named ones
+too), aggregates with ``filter``, ``case``, ``coalesce``, ``nullif``, ``concat``, casts to double and to decimals with
+a scale. Division only by ``nullif(…, 0)``; ordering says nulls first or last when a column can be null.
 """
 
 from __future__ import annotations

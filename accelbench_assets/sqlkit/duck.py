@@ -305,24 +305,33 @@ def _mart_key(name: str) -> str:
 
 def _built_marts(lake: Lake, only: Collection[str] | None, as_of: date | None) -> dict[str, Any]:
     """Schemas of the marts in the lake that were built from the query as it is now, and whose prices are asked for."""
-    import pyarrow.parquet as pq
-
     built = {}
-    filesystem, base = lake.storage.arrow()
+    columnar = lake.storage.arrow()
     reachable = None if only is None else _closure(only)
     for file in sql_files("marts"):
-        key = _mart_key(file.name)
         if not file.stored or (reachable is not None and file.name not in reachable):
             continue
-        if (as_of is not None and "price_points" in _closure(file.depends_on)) or not lake.storage.exists(
-            key
-        ):
+        if as_of is not None and "price_points" in _closure(file.depends_on):
             continue
-        with filesystem.open_input_file(f"{base}/{key}") as source:
-            schema = pq.read_schema(source)
-        if (schema.metadata or {}).get(MART_HASH.encode()) == file.sha256.encode():
+        schema = _mart_schema(lake, columnar, _mart_key(file.name))
+        if schema is not None and (schema.metadata or {}).get(MART_HASH.encode()) == file.sha256.encode():
             built[file.name] = schema
     return built
+
+
+def _mart_schema(lake: Lake, columnar: tuple[Any, str], key: str) -> pa.Schema | None:
+    """The schema of a built mart; ``None`` if there is none, or its file is damaged: then it is computed anew."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not lake.storage.exists(key):
+        return None
+    filesystem, base = columnar
+    try:
+        with filesystem.open_input_file(f"{base}/{key}") as source:
+            return pq.read_schema(source)
+    except pa.ArrowInvalid:
+        return None
 
 
 def _quoted(text: str) -> str:

@@ -2,6 +2,8 @@
 -- A quantile is null unless its gate is published or wide; needs_n is the number of requests it would need.
 -- verdict is the worst of the run's validity rules and the step's own. is_current marks the run that speaks for its
 -- cell: measured before others, of the highest evidence level, then the newest, never void, superseded or withdrawn.
+-- deployment is the cell without its workload. is_sound: at most 1 % of the requests failed, the window was steady where
+-- that was judged, and the load was within what the server carries.
 with judged as (
   select
     r.*,
@@ -77,7 +79,10 @@ select
   e2e.p99 as e2e_p99_ms, e2e.p99_gate as e2e_p99_gate, e2e.p99_needs_n as e2e_p99_needs_n,
   g.slo_id, g.attainment as slo_attainment, g.decision as slo_decision, g.goodput_rps, g.goodput_output_tokens_per_s,
   s.requests_per_s_ci_low, s.requests_per_s_ci_high, s.output_tokens_per_s_ci_low, s.output_tokens_per_s_ci_high,
-  s.decode_concurrency_mean
+  s.decode_concurrency_mean,
+  regexp_replace(r.cell_key, '~[^~]*$', '') as deployment,
+  coalesce(s.error_rate, 1.0) <= 0.01 and coalesce(s.steady, true)
+    and coalesce(s.saturation_label, '') not in ('overloaded', 'unstable') as is_sound
 from judged as r
 join run_steps as s on s.run_id = r.run_id
 left join ordered as o on o.run_id = r.run_id

@@ -18,12 +18,6 @@ with unloaded as (
   where load_kind = 'closed' and load_value = 1.0 and verdict <> 'void'
   group by run_id
 ),
-accelerators as (
-  select instance_type, max(accelerator_count) as accelerator_count from instance_types group by instance_type
-),
-fits as (
-  select * from mix_regression where preferred
-),
 -- The price stays apart from the step's own figures until the last moment, so that a filter on either finds few rows.
 steps as (
   select
@@ -37,29 +31,25 @@ steps as (
       / nullif(b.decode_concurrency_mean, 0.0), 0.0
     ) as prefill_busy_share,
     a.accelerator_count * coalesce(b.instance_count, 1) as accelerators_billed,
-    case
-      when b.accelerators_used between 1 and a.accelerator_count * coalesce(b.instance_count, 1)
-        then cast(b.accelerators_used as double)
-          / nullif(cast(a.accelerator_count * coalesce(b.instance_count, 1) as double), 0.0)
-    end as usage_share,
     f.input_token_s, f.output_token_s, f.request_s, f.basis as regression_basis, f.r2 as regression_r2,
     f.worst_residual as regression_worst_residual, f.mixes as regression_mixes,
-    coalesce(f.missing_reason, case when f.deployment is null then 'no step of this deployment is known to be at its limit' end)
-      as regression_missing_reason
+    case
+      when f.deployment is null then 'no step of this deployment is known to be at its limit' else f.missing_reason
+    end as regression_missing_reason
   from benchmark_results as b
   left join unloaded as u on u.run_id = b.run_id
-  left join accelerators as a on a.instance_type = b.instance_type
-  left join fits as f
-    on f.deployment = concat(
-      split_part(b.cell_key, '~', 1), '~', split_part(b.cell_key, '~', 2), '~', split_part(b.cell_key, '~', 3), '~',
-      split_part(b.cell_key, '~', 4)
-    )
-    and f.origin = b.origin
+  left join instance_types as a on a.instance_type = b.instance_type
+  left join mix_regression as f
+    on f.preferred and f.deployment = b.deployment and f.origin = b.origin
     and f.evidence = case when b.evidence_level in ('standard', 'publication') then 'standard' else 'below_standard' end
 ),
 priced as (
   select
     s.*,
+    case
+      when s.accelerators_used between 1 and s.accelerators_billed
+        then cast(s.accelerators_used as double) / nullif(cast(s.accelerators_billed as double), 0.0)
+    end as usage_share,
     p.provider, p.region as price_region, p.zone as price_zone, p.os, p.tenancy, p.tier, p.payment_option,
     p.offering_class, p.price_point_id, p.instance_hourly_usd, p.fetched_at as price_as_of, p.source as price_source,
     p.missing_reason as price_missing_reason,

@@ -10,29 +10,10 @@ comment on column price_points.usd_per_hour_p90 is 'Spot: the price that 90 % of
 alter table instance_types add column zones jsonb, add column asked_at timestamptz;
 
 create table latest_prices (
-  price_point_id text primary key references price_points (price_point_id),
-  snapshot_id text not null,
-  provider text not null,
-  region text not null,
-  zone text,
-  instance_type text not null,
-  os text,
-  tenancy text,
-  tier text not null,
-  payment_option text,
-  offering_class text,
-  usd_per_hour numeric(20, 10) check (usd_per_hour >= 0),
-  upfront_usd numeric(20, 10) check (upfront_usd >= 0),
-  effective_usd_per_hour numeric(20, 10) check (effective_usd_per_hour >= 0),
-  term_hours double precision check (term_hours > 0),
-  sku text,
-  effective_from timestamptz,
-  fetched_at timestamptz,
-  source text,
-  source_sha256 text,
-  missing_reason text,
-  usd_per_hour_p90 numeric(20, 10) check (usd_per_hour_p90 >= 0),
+  like price_points including constraints including comments,
   instance_hourly_usd numeric(20, 10) check (instance_hourly_usd >= 0),
+  primary key (price_point_id),
+  foreign key (price_point_id) references price_points,
   unique nulls not distinct
     (provider, region, zone, instance_type, os, tenancy, tier, payment_option, offering_class, term_hours),
   check (instance_hourly_usd is not null or missing_reason is not null)
@@ -154,4 +135,13 @@ alter table benchmark_results
   add column requests_per_s_ci_high double precision,
   add column output_tokens_per_s_ci_low double precision,
   add column output_tokens_per_s_ci_high double precision,
-  add column decode_concurrency_mean double precision;
+  add column decode_concurrency_mean double precision,
+  add column deployment text,
+  add column is_sound boolean;
+
+-- Rows of a lake that is not published again stay eligible as they were.
+update benchmark_results set
+  deployment = regexp_replace(cell_key, '~[^~]*$', ''),
+  is_sound = coalesce(error_rate, 1.0) <= 0.01 and coalesce(steady, true)
+    and coalesce(saturation_label, '') not in ('overloaded', 'unstable');
+alter table benchmark_results alter column deployment set not null, alter column is_sound set not null;

@@ -1,21 +1,18 @@
 -- Replicas and dollars a month to serve a peak request rate within the latency target, at each latest price.
 -- replicas = max(1, ceil(peak rate / (0.75 x capacity))): a quarter of the capacity is head room. The capacity is that
 -- of the open-loop step that met the target (reporting_points, at_slo), never that of saturation; where is_bounded is
--- false nothing heavier was tried, and fewer replicas might do; a replica is the
--- whole deployment, instance_count instances. A month has 730 hours, all of them billed. 1.2, 12 and 120 a second are a
--- hundred thousand, a million and ten million requests a day; `accelbench cost --rps` takes any other rate.
+-- false nothing heavier was tried, and fewer replicas might do; a replica is the whole deployment, instance_count
+-- instances. A month has 730 hours, all of them billed. 1.2, 12 and 120 a second are a hundred thousand, a million and
+-- ten million requests a day; `accelbench cost --rps` takes any other rate.
 with peaks as (
-  select * from (values (1.2), (5.0), (12.0), (50.0), (120.0)) as given (rate)
+  select cast(rate as double) as rate from (values (1.2), (5.0), (12.0), (50.0), (120.0)) as given (rate)
 ),
 sized as (
   select
     r.cell_id, r.run_id, r.step_index, r.deployment, r.model, r.model_id, r.instance_type,
     coalesce(r.instance_count, 1) as instances, r.workload_id, r.origin, r.evidence_level, r.slo_id,
-    r.capacity_requests_per_s, r.is_bounded, cast(k.rate as double) as peak_requests_per_s,
-    cast(
-      greatest(1.0, ceil(cast(k.rate as double) / nullif(0.75 * r.capacity_requests_per_s, 0.0) - 0.000000001))
-      as bigint
-    ) as replicas
+    r.capacity_requests_per_s, r.is_bounded, k.rate as peak_requests_per_s,
+    cast(greatest(1.0, ceil(k.rate / nullif(0.75 * r.capacity_requests_per_s, 0.0) - 0.000000001)) as bigint) as replicas
   from reporting_points as r
   cross join peaks as k
   where r.basis = 'at_slo'

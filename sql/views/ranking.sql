@@ -1,10 +1,9 @@
 -- Who serves a model's workload at the lowest cost: the cheapest eligible step of each cell, ranked.
--- Eligible: measured here, evidence level standard or publication, verdict not void, the cell's current run, a price,
--- at most 1 % of the requests failed, the window steady where that was judged, the load within what the server carries,
--- and, where the workload has a latency target, a step that passed it (basis at_slo; otherwise floor). Rank 1 is the
--- cheapest within model, workload, provider, region, tier and payment option, each cell at the best of its zones and
--- offering classes; a publication of at least five trials goes before every standard result, and equal cost shares a
--- rank.
+-- Eligible: measured here, evidence level standard or publication, verdict not void, sound (benchmark_results), the
+-- cell's current run, a price, and, where the workload has a latency target, a step that passed it (basis at_slo;
+-- otherwise floor). Rank 1 is the cheapest within model, workload, provider, region, tier and payment option, each cell
+-- at the best of its zones and offering classes; a publication of at least five trials goes before every standard result,
+-- and equal cost shares a rank.
 with trials as (
   select cell_id, count(distinct run_id) as trials
   from benchmark_results
@@ -30,9 +29,7 @@ eligible as (
     and c.verdict <> 'void'
     and c.is_current
     and c.missing_reason is null
-    and coalesce(b.error_rate, 1.0) <= 0.01
-    and coalesce(b.steady, true)
-    and coalesce(b.saturation_label, '') not in ('overloaded', 'unstable')
+    and b.is_sound
     and (b.slo_id is null or b.slo_decision = 'pass')
 )
 select

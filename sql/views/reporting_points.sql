@@ -5,23 +5,16 @@
 -- step missed the target, or was more than the server carries, although its rate was at most a tenth above. floor: a load
 -- at least a quarter heavier brought at most a tenth more, or one a fifth lighter brought nine tenths of it already, or
 -- the server was seen to admit no more requests at a time.
--- Eligible: the cell's current run, verdict not void, at most 1 % of the requests failed, steady where that was judged,
--- the load within what the server carries. deployment is the cell without its workload.
+-- Eligible: the cell's current run, verdict not void, sound (benchmark_results).
 with eligible as (
   select
     b.cell_id, b.cell_key, b.run_id, b.step_index, b.model, b.model_id, b.instance_type, b.instance_count, b.engine,
     b.engine_version, b.workload_id, b.origin, b.evidence_level, b.verdict, b.slo_id, b.slo_attainment, b.slo_decision,
-    b.load_kind, b.load_value, b.requests_per_s, b.input_tokens_per_s, b.output_tokens_per_s, b.ready_s,
-    concat(
-      split_part(b.cell_key, '~', 1), '~', split_part(b.cell_key, '~', 2), '~', split_part(b.cell_key, '~', 3), '~',
-      split_part(b.cell_key, '~', 4)
-    ) as deployment
+    b.load_kind, b.load_value, b.requests_per_s, b.input_tokens_per_s, b.output_tokens_per_s, b.ready_s, b.deployment
   from benchmark_results as b
   where b.is_current
     and b.verdict <> 'void'
-    and coalesce(b.error_rate, 1.0) <= 0.01
-    and coalesce(b.steady, true)
-    and coalesce(b.saturation_label, '') not in ('overloaded', 'unstable')
+    and b.is_sound
     and b.requests_per_s > 0.0
 ),
 bases as (

@@ -137,11 +137,11 @@ def duck(typed: dict[str, pa.Schema]) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def result(number: int, workload: int = 0, **figures: Any) -> dict[str, Any]:
-    key = f"m@r~synthetic~e-1~tp1-0000000{workload // 1000}~w{workload}@1"
     return {
-        "run_id": f"r{number}", "step_index": 0, "cell_id": f"c{number}", "cell_key": key, "model": "m",
-        "instance_type": "synthetic", "instance_count": 1, "is_current": True, "verdict": "pass", "error_rate": 0.0,
-        "load_kind": "open", "load_value": 2.0, "origin": "simulated", "evidence_level": "demo", **figures,
+        "run_id": f"r{number}", "step_index": 0, "cell_id": f"c{number}", "deployment": f"d{workload // 1000}",
+        "model": "m", "instance_type": "synthetic", "instance_count": 1, "is_current": True, "verdict": "pass",
+        "is_sound": True, "load_kind": "open", "load_value": 2.0, "origin": "simulated", "evidence_level": "demo",
+        **figures,
     }  # fmt: skip
 
 
@@ -301,7 +301,7 @@ def test_every_split_returns_the_hour_on_postgres(
                    load_value=1.0) | {"load_kind": "closed"}
         )  # fmt: skip
     for row in steps:
-        row["cell_key"] = f"m@r~synthetic~e-1~tp1-{row['run_id']}~w@1"
+        row["deployment"] = row["run_id"]
     shapes = [(8000, 1000), (1000, 1000), (1000, 8000), (128, 2000), (300, 90)]
     laws = []
     for alpha, beta, gamma in ((1e-5, 5e-4, 0.02), (0.0, 1e-3, 0.1), (1e-4, 0.0, 0.0)):

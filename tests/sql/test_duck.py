@@ -113,7 +113,7 @@ def test_files_of_an_older_schema_are_still_read(lake: Lake) -> None:
     ]
 
 
-def test_a_built_mart_is_read_and_an_outdated_one_is_computed(lake: Lake) -> None:
+def test_a_built_mart_is_read_and_an_outdated_or_damaged_one_is_computed(lake: Lake) -> None:
     put_run(lake, make_record())
     lake.put_cell(make_cell())
     assert build_marts(lake) == {
@@ -132,6 +132,9 @@ def test_a_built_mart_is_read_and_an_outdated_one_is_computed(lake: Lake) -> Non
     assert one(lake, "select count(*) from catalog") == 2, "the newer run is current"
     lake.write_mart("benchmark_results", pa.table({"of": ["another", "version"]}))
     assert one(lake, "select count(*) from benchmark_results") == 4, "computed from its query"
+    for damaged in (b"", b"not parquet"):
+        lake.storage.write("marts/benchmark_results/part-0.parquet", damaged)
+        assert one(lake, "select count(*) from benchmark_results") == 4, "a copy: computed again"
 
 
 @pytest.mark.parametrize(

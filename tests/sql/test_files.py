@@ -117,6 +117,9 @@ def test_the_subset_passes() -> None:
         "select cast(a as double), a / nullif(b, 0), a / 3600.0, a::decimal(20, 10), "
         "count(*) filter (where a > 1), row_number() over (partition by b order by a desc nulls last) from t group by 1"
     )
+    assert "WINDOW alike AS (" in to_postgres(
+        "select sum(a) over alike from t window alike as (partition by b)"
+    )
     assert "DOUBLE PRECISION" in text
     assert "NULLS LAST" in text
     assert "DECIMAL(20, 10)" in text

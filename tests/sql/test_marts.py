@@ -51,6 +51,16 @@ def test_only_the_latest_price_of_each_offer_counts(local_lake: Lake) -> None:
     ]
 
 
+def test_a_type_of_several_snapshots_is_joined_once_with_its_newest_facts(local_lake: Lake) -> None:
+    put_result(local_lake, make_record(make_cell(instance=G6), accelerators_used=1))
+    put_prices(local_lake, [make_price(G6, "5")])
+    for day, count in (("2026-10-01", 1), ("2026-11-02", 4), ("2026-11-01", 8)):
+        fact = {"instance_type": G6, "family": "g6", "accelerator_count": count, "as_of": day}
+        local_lake.write_fact("instance_types", day, table_from_rows("instance_types", [fact]))
+    rows = query(local_lake, "select accelerators_billed, usage_share from cost_per_token").to_pylist()
+    assert rows == [{"accelerators_billed": 4, "usage_share": 0.25}]
+
+
 def test_what_has_no_price_says_why(local_lake: Lake) -> None:
     put_result(local_lake, make_record())
     put_result(local_lake, make_record(make_cell(instance=G6)))
@@ -217,6 +227,7 @@ def test_results_show_quantiles_beside_their_gates(local_lake: Lake) -> None:
     assert row["e2e_p90_ms"] == pytest.approx(41.1)
     assert (row["tpot_p99_ms"], row["tpot_p99_gate"], row["tpot_p99_needs_n"]) == (None, "needs_n", 2000)
     assert (row["family"], row["model"], row["verdict"]) == ("p6", "smollm2-135m-instruct", "pass")
+    assert f"{row['deployment']}~{row['workload_id']}" == row["cell_key"]
     assert (row["slo_id"], row["slo_decision"], row["goodput_rps"]) == ("chat", "pass", 4.0)
 
 

@@ -199,11 +199,12 @@ MALFORMED = {
     ),
     "slo_results": ("attainment = 1.1", "decision = 'maybe'"),
     "price_points": ("usd_per_hour = -1", "tier = 'free'", "usd_per_hour = null, missing_reason = null"),
-    "benchmark_results": ("verdict = null", "ttft_p50_gate = 'perhaps'"),
+    "benchmark_results": ("verdict = null", "ttft_p50_gate = 'perhaps'", "is_sound = null"),
     "latest_prices": (
         "instance_hourly_usd = null, missing_reason = null",
         "usd_per_hour = -1",
         "tier = null",
+        "tier = 'free'",
     ),
     "mix_regression": ("preferred = null", "basis = 'best'", "missing_reason = null"),
     "coverage": (
