@@ -107,9 +107,8 @@ def test_at10_reasoning_counts_as_tokens_once_and_not_as_output(truth: Start, ru
 def test_at11_usage_that_comes_late_is_no_part_of_the_latency(truth: Start, run: Run) -> None:
     server = truth("--ttft", "20", "--gap", "5", "--usage", "late:500")
     rows = measured(run(plan(server.url, one_step(16))), server)
-    rows = [
-        (row, entry) for row, entry in rows if row["tail_ms"] > 0
-    ]  # else it shared a read with the last token
+    # Else it shared a read with the last token.
+    rows = [(row, entry) for row, entry in rows if row["tail_ms"] > 0]
     agree(
         rows,
         "tail_ms",
@@ -144,9 +143,8 @@ def test_at12_an_empty_chunk_is_a_token_if_the_usage_grew_and_nobody_spoke(
     for row, entry in rows:
         assert row["chunk_tokens"] == entry["sent_tokens"] == [1] * 8
         assert row["output_tokens"] == 8
-    agree(
-        rows, "ttft_from_send_ms", first_token, 50.0, 0
-    )  # the role's "" with usage 0 came before or with it
+    # The role's "" with usage 0 came before or with it.
+    agree(rows, "ttft_from_send_ms", first_token, 50.0, 0)
 
 
 def test_at12_an_empty_first_token_is_the_first_token(truth: Start, run: Run) -> None:

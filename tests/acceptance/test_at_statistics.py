@@ -284,9 +284,8 @@ def test_five_percent_slower_decoding_is_found(runs: int) -> None:
     assert called >= 0.8 * runs
     assert wrong == 0
     tpot = Counter(c.verdict for each in found for c in each if c.metric == "tpot_p50")
-    assert (
-        tpot["no_change"] <= 0.05 * runs
-    )  # its true change is delta itself: a two-sided 90 % interval may miss it
+    # Its true change is delta itself: a two-sided 90 % interval may miss it.
+    assert tpot["no_change"] <= 0.05 * runs
     assert tpot["insufficient_data"] == 0
 
 
@@ -313,9 +312,8 @@ def test_plain_rank_intervals_are_too_sure_and_pooled_ones_are_not() -> None:
 
 REAL = {
     "exp": VirtualServer(Law.parse("exp:20")),
-    "const": VirtualServer(
-        Law.parse("const:20"), slots=2
-    ),  # half of one slot: the median would sit at an atom
+    # Half of one slot: the median would sit at an atom.
+    "const": VirtualServer(Law.parse("const:20"), slots=2),
     "uniform": VirtualServer(Law.parse("uniform:10:30")),
     "erlang": VirtualServer(Law.parse("erlang:4:80"), slots=4),
     "lognorm": VirtualServer(Law.parse("lognorm:18:0.5"), Law.parse("const:2"), tokens=4),

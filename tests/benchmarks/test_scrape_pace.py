@@ -10,7 +10,7 @@ from statistics import median
 
 import pytest
 
-from tests.loadgen.test_loadgen_scrape import Page, Reader, lines, ok, page, span_ns
+from tests.loadgen.page_reader import Page, Reader, lines, ok, page, span_ns
 
 __all__ = ["page"]
 

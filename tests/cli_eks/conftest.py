@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -11,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from accelbench_assets.cli import main as cli_main
 from accelbench_assets.lake.lake import Lake
 from accelbench_assets.launch.kube import naming
 from accelbench_assets.launch.kube.client import Cluster
@@ -19,19 +17,9 @@ from accelbench_assets.launch.kube.lease import LeaseKeeper
 from accelbench_assets.settings_groups import KubeSettings
 from tests.launch.kube.harness import KubeLocal
 from tests.support.runs import attempt, make_cell, make_record
+from tests.unit.cli_lake import Shown, call, lake
 
-
-class Shown:
-    """What a call answered: exit code, stdout, stderr."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        rows = json.loads(self.out)["rows"]
-        assert isinstance(rows, list)
-        return rows
+__all__ = ["Shown", "call", "lake"]
 
 
 class Bench:
@@ -87,11 +75,6 @@ def cluster(kube: KubeLocal, home: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 @pytest.fixture
-def lake(home: Path) -> Lake:
-    return Lake.open((home / "lake").as_uri())
-
-
-@pytest.fixture
 def run_of(lake: Lake, cluster: Cluster) -> Callable[..., Bench]:
     """Makes a run with its anchor and its attempt; the Lease is the test's business."""
 
@@ -99,20 +82,6 @@ def run_of(lake: Lake, cluster: Cluster) -> Callable[..., Bench]:
         return Bench(lake, cluster, stale_s=stale_s, **said)
 
     return make
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Shown]:
-    monkeypatch.setenv("COLUMNS", "220")
-
-    def run(*words: str) -> Shown:
-        with pytest.raises(SystemExit) as end:
-            cli_main.main(words)
-        shown = capsys.readouterr()
-        assert isinstance(end.value.code, int)
-        return Shown(end.value.code, shown.out, shown.err)
-
-    return run
 
 
 @contextmanager

@@ -366,9 +366,8 @@ def test_nothing_talks_that_is_not_named() -> None:
             for target in rule["to"]:
                 block = target.get("ipBlock", {})
                 if block.get("cidr") == "0.0.0.0/0":
-                    assert (
-                        "169.254.0.0/16" in block["except"]
-                    )  # instance metadata, and with it the node's role
+                    # Instance metadata, and with it the node's role.
+                    assert "169.254.0.0/16" in block["except"]
                     assert rule["ports"] == [{"protocol": "TCP", "port": 443}]
 
 
