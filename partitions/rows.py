@@ -63,11 +63,6 @@ class ModelRow:
     tower_parameters: int = 0
 
     @property
-    def parameters_b(self) -> float:
-        """Total parameters, in 10^9."""
-        return self.parameters / 1e9
-
-    @property
     def weight_gib(self) -> float:
         """Checkpoint size in GiB."""
         return self.weight_bytes / GIB
@@ -95,30 +90,31 @@ class ModelRow:
 
         Sliding-window layers stop growing and are not counted; MLA keeps one latent vector and no separate V.
         """
-        return self._kv_bytes_of_layers(self._full_layers)
+        return 2 * self.full_layers * self.kv_values()
 
     @property
-    def _full_layers(self) -> int:
+    def full_layers(self) -> int:
+        """Layers that attend to everything."""
         return self.layers if self.full_attention_layers is None else self.full_attention_layers
 
-    def _kv_bytes_of_layers(self, layers: int) -> int:
-        return layers * self.kv_heads * self.head_dim * 2 * (1 if self.attention_kind == "mla" else 2)
+    def kv_values(self, tp: int = 1) -> int:
+        """Values that one token keeps in one layer on each of *tp* ranks: K and V of its heads, or MLA's one vector."""
+        return self.kv_heads_per_rank(tp) * self.head_dim * (1 if self.attention_kind == "mla" else 2)
 
     def kv_bytes(self, tokens: int) -> int:
         """Bytes of KV cache (16 bits, TP 1) of one sequence of *tokens* tokens; sliding layers hold their
         window at most.
         """
         held = min(tokens, self.sliding_window) if self.sliding_window else tokens
-        return (
-            self.kv_bytes_per_token * tokens
-            + self._kv_bytes_of_layers(self.layers - self._full_layers) * held
-        )
+        windows = (self.layers - self.full_layers) * held
+        return 2 * self.kv_values() * (self.full_layers * tokens + windows)
 
 
 @dataclass(frozen=True, slots=True)
 class AcceleratorRow:
     """One accelerator. Rates are dense peaks of one device; null = not published. ``tp_ranks`` is what one
     device gives to tensor parallelism: 1 for a GPU, its logical NeuronCores for a Neuron chip.
+    ``compute_capability`` is CUDA's: null for Neuron, and where it is not known.
     """
 
     id: str
@@ -129,6 +125,7 @@ class AcceleratorRow:
     memory_bandwidth_gb_s: float | None
     bf16_tflops: float | None
     fp8_tflops: float | None
+    compute_capability: float | None
     neuron_cores: int | None
     tp_ranks: int
     interconnect: str
@@ -136,6 +133,11 @@ class AcceleratorRow:
     source: str
     confidence: str
     note: str = ""
+
+    @property
+    def memory_bytes_per_rank(self) -> int:
+        """Bytes of memory that each of its ranks has."""
+        return self.memory_mib * 1024**2 // self.tp_ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +180,7 @@ class InstanceRow:
     @property
     def memory_bytes_per_rank(self) -> int:
         """Bytes of accelerator memory one rank has."""
-        return self.accelerator.memory_mib * 1024**2 // self.accelerator.tp_ranks
+        return self.accelerator.memory_bytes_per_rank
 
 
 @dataclass(frozen=True, slots=True)

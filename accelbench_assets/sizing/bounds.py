@@ -1,7 +1,7 @@
-"""What no engine can beat: the least work of a decode step and of a prefill, and the ceilings and floors it makes.
+"""What no engine can beat: the least work of a decode step and of a prefill, and the ceiling it makes.
 
-Belongs here: lower bounds of bytes and FLOP, the highest rates of a chip. Does not belong here: what is expected of an
-engine (``roofline``, ``estimate``), whether a figure can be true (``plausible``).
+Belongs here: lower bounds of bytes and FLOP. Does not belong here: the highest rates of a chip and what is expected of
+an engine (``roofline``, ``estimate``).
 
 Where ``roofline`` counts what an engine is expected to do, this counts what it cannot avoid, so that a ceiling is never
 too low: of a mixture only one token's experts are drawn (equal prompts draw equal experts), cache is read once however
@@ -33,7 +33,7 @@ def least_weight_bytes(one: Replica) -> float:
 def least_cache_bytes(one: Replica, isl: float, osl: float = 0.0) -> float:
     """Bytes of cache that a step reads at least for one sequence, on average while it grows from *isl* by *osl*."""
     model = one.model
-    full = kv.full_layers(model)
+    full = model.full_layers
     windows = (model.layers - full) * _mean_held(model.sliding_window, isl, isl + osl)
     return (full * (isl + osl / 2) + windows) * kv.layer_bytes_per_rank(model, 1, one.kv_dtype)
 
@@ -51,30 +51,13 @@ def least_prefill_flop(one: Replica, tokens: float) -> float:
     """FLOP of a prompt of *tokens* at least: causal attention, exact windows, the output head for one token."""
     model = one.model
     width = MLA_PREFILL_HEAD if model.attention_kind == "mla" else model.head_dim
-    full, window = kv.full_layers(model), model.sliding_window or 0
+    full, window = model.full_layers, model.sliding_window or 0
     seen = tokens * tokens / 2
     within = seen if tokens <= window else window * tokens - window * window / 2
     pairs = full * seen + (model.layers - full) * within
     head = table_parameters(model)
     products = (one.weights.read_parameters - head) * tokens + head
     return 2 * products + 4 * model.attention_heads * width * pairs
-
-
-def least_step_s(one: Replica, batch: float, context: float) -> float:
-    """Seconds of a decode step of *batch* sequences of *context* tokens that no engine can beat."""
-    read = least_weight_bytes(one) + batch * least_cache_bytes(one, context)
-    reading = read / one.bandwidth
-    if one.most_flops is None:
-        return reading
-    return max(reading, 2 * one.weights.read_parameters * batch / one.most_flops)
-
-
-def least_prefill_s(one: Replica, tokens: float) -> float:
-    """Seconds of a prefill of *tokens* that no engine can beat; of reading alone where FLOPS are not published."""
-    reading = least_weight_bytes(one) / one.bandwidth
-    if one.most_flops is None:
-        return reading
-    return max(reading, least_prefill_flop(one, tokens) / one.most_flops)
 
 
 def ceiling_output_tok_s(one: Replica, batch: float, isl: float | None, osl: float | None) -> float:
@@ -85,9 +68,7 @@ def ceiling_output_tok_s(one: Replica, batch: float, isl: float | None, osl: flo
     tokens are ``osl - 1`` steps. Without lengths only the decode is bounded. Infinite where nothing bounds it: a single
     output token on a chip without published FLOPS.
     """
-    decoded = (
-        1.0 if not osl else max(0.0, osl - 1) / osl
-    )  # share of the output tokens that a decode step makes
+    decoded = max(0.0, osl - 1) / osl if osl else 1.0  # share of the output tokens that decode steps make
     read = least_weight_bytes(one) + batch * least_cache_bytes(one, isl or 0.0, osl or 0.0)
     found = batch * one.bandwidth / read / decoded if decoded else math.inf
     if one.most_flops is None:

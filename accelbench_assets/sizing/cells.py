@@ -22,7 +22,7 @@ from typing import Any
 from accelbench_assets.sizing import kv
 from accelbench_assets.sizing.calibrate import NOTHING_MEASURED, Calibration
 from accelbench_assets.sizing.deployed import Served, Unsized, served
-from accelbench_assets.sizing.estimate import Estimate, Interval, estimate, within
+from accelbench_assets.sizing.estimate import LINKS_NOT_COUNTED, Estimate, Interval, estimate, within
 from accelbench_assets.sizing.explain import figure
 from accelbench_assets.sizing.fit import ENGINE
 from accelbench_assets.sizing.inputs import inputs_sha256
@@ -148,7 +148,7 @@ class CellSizer:
         found = _at_objective(rates, priors, _most(one, shape, cell.deployment.replicas), shape, notes)
         figures |= _figures(found, shape, priors, cell.deployment.replicas)
         if not found.links_counted:
-            notes.append("All-reduces are not counted: no link rate is published, so this is optimistic.")
+            notes.append(LINKS_NOT_COUNTED)
         if cell.revision != one.model.revision:
             notes.append(f"Sized by the facts of revision {one.model.revision}.")
         return _sentence(figures, priors, notes)
@@ -177,24 +177,19 @@ def _most(one: Served, shape: Shape, replicas: int) -> int:
 
 def _at_objective(one: Replica, priors: Priors, most: int, shape: Shape, notes: list[str]) -> Estimate:
     """The estimate at the highest concurrency whose middle meets the objective, or at 1 with a note."""
-
-    def at(batch: int) -> Estimate:
-        return estimate(one, priors, batch, shape.isl, shape.osl)
-
-    def whole_ms(found: Estimate) -> float:
-        first = found.ttft_ms.middle if found.ttft_ms else 0.0
-        return first + max(0.0, shape.osl - 1) * found.tpot_ms.middle
-
-    batch = within(one, priors, most, shape.isl, shape.osl, ttft_ms=shape.ttft_ms, tpot_ms=shape.tpot_ms)
-    if batch and shape.e2e_ms is not None and whole_ms(at(batch)) > shape.e2e_ms:
-        low, high = 0, batch  # low meets it, high does not; times grow with company
-        while high - low > 1:
-            half = (low + high) // 2
-            low, high = (half, high) if whole_ms(at(half)) <= shape.e2e_ms else (low, half)
-        batch = low
+    batch = within(
+        one,
+        priors,
+        most,
+        shape.isl,
+        shape.osl,
+        ttft_ms=shape.ttft_ms,
+        tpot_ms=shape.tpot_ms,
+        e2e_ms=shape.e2e_ms,
+    )
     if batch == 0:
         notes.append("One request alone is already estimated to miss the workload's objective.")
-    return at(max(1, batch))
+    return estimate(one, priors, max(1, batch), shape.isl, shape.osl)
 
 
 def _three(name: str, found: Interval | None, times: int = 1) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from accelbench_assets.errors import LaunchError, UsageError
 from accelbench_assets.sizing import loading, neuron
 from accelbench_assets.sizing.divisibility import undividable, warnings
-from accelbench_assets.sizing.engine_memory import UTILIZATION, Batching, NonKv, Pool, batching, pool
+from accelbench_assets.sizing.engine_memory import UTILIZATION, Batching, Pool, batching, pool
 from accelbench_assets.sizing.fit import ENGINE, memory_text
 from accelbench_assets.sizing.weights import Weights, weights_of
 from partitions.catalog import load_instances, load_models
@@ -147,9 +147,8 @@ def served(cell: BenchmarkCell) -> Served:
             "unknown", "pipeline, data and expert parallelism are not sized, only tensor parallelism"
         )
     share = utilization_of(cell)
-
-    def with_engine(size: int | None = None) -> Pool:
-        return pool(
+    try:
+        held = pool(
             model,
             instance.accelerator,
             weights,
@@ -158,22 +157,18 @@ def served(cell: BenchmarkCell) -> Served:
             kv_dtype=deployed.kv_cache_dtype,
             utilization=share,
             limits=limits,
-            beside=None if size is None else NonKv(size, size, size),
         )
-
-    try:
-        held = with_engine()
     except UsageError as error:
         raise Unsized("unknown", error.message.rstrip(".")) from None
-    low, high = held.non_kv.low, held.non_kv.high
+    low, middle, high = held.non_kv.low, held.non_kv.middle, held.non_kv.high
     if not held.holds_one:
-        if not (least := with_engine(low)).holds_one:
-            text = memory_text(least, deployed.tp, weights)
+        if not held.holds_one_beside(low):
+            text = memory_text(held, deployed.tp, weights, low)
             raise Unsized("does_not_fit", f"{text}; the engine is counted at its least")
-        text = memory_text(held, deployed.tp, weights)
+        text = memory_text(held, deployed.tp, weights, middle)
         raise Unsized(
             "unknown", f"it is on the edge: {text}; with {low / GIB:.2f} for the engine it would start"
         )
-    if not with_engine(high).holds_one:
+    if not held.holds_one_beside(high):
         notes += (f"It does not start if the engine takes {high / GIB:.2f} GiB beside weights and cache.",)
     return Served(model, instance, weights, limits, held, notes)

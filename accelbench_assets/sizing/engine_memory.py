@@ -81,15 +81,17 @@ class Pool:
         return int(self.max_concurrency * self.max_model_len)
 
     @property
-    def holds_one_at_worst(self) -> bool:
-        """Whether one request of ``max_model_len`` tokens also fits where the engine takes all its bound allows."""
-        left = self.requested_bytes - self.weight_bytes - self.non_kv.high
-        return left // self.block_bytes >= self.blocks_per_request
-
-    @property
     def holds_one(self) -> bool:
         """Whether the engine starts: one request of ``max_model_len`` fits."""
         return self.blocks >= self.blocks_per_request
+
+    def blocks_beside(self, engine_bytes: int) -> int:
+        """Blocks that are left where the engine takes *engine_bytes* beside weights and cache."""
+        return max(0, self.requested_bytes - self.weight_bytes - engine_bytes) // self.block_bytes
+
+    def holds_one_beside(self, engine_bytes: int) -> bool:
+        """Whether the engine starts where it takes *engine_bytes* beside weights and cache."""
+        return self.blocks_beside(engine_bytes) >= self.blocks_per_request
 
 
 def batching(chip: AcceleratorRow) -> Batching:
@@ -142,7 +144,7 @@ def pool(
 ) -> Pool:
     """The KV cache of one of *tp* ranks; *beside* replaces the bound on what is neither weights nor KV cache."""
     limits = limits or batching(chip)
-    device = chip.memory_mib * 1024**2 // chip.tp_ranks
+    device = chip.memory_bytes_per_rank
     requested = math.ceil(device * utilization)
     resident = bytes_per_rank(model, weights, tp)
     other = beside or non_kv(model, chip, tp, limits)

@@ -11,12 +11,14 @@ a queue with constant service) and one step; the rest is decode. Approximations 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from accelbench_assets.sizing.bounds import ceiling_output_tok_s
 from accelbench_assets.sizing.priors import WIDEST, Priors
 from accelbench_assets.sizing.roofline import Efficiency, Replica, mixed_prefill_s, prefill_s, step_s
 
+LINKS_NOT_COUNTED = "All-reduces are not counted: no link rate is published, so this is optimistic."
 MOST_WAIT = 0.95  # beyond this busy share of prefills the queue formula says nothing
 
 
@@ -122,18 +124,20 @@ def within(
     *,
     ttft_ms: float | None,
     tpot_ms: float | None,
+    e2e_ms: float | None = None,
 ) -> int:
-    """The largest concurrency of at most *most* whose middle estimate meets both limits; 0 if not even one does.
+    """The largest concurrency of at most *most* whose middle estimate meets all limits; 0 if not even one does.
 
-    Both times grow with concurrency, so the limit is found by halving. A TTFT that cannot be estimated meets no limit.
+    All times grow with concurrency, so the limit is found by halving. A TTFT that cannot be estimated meets no limit.
     """
     at, kept = _ends(priors)[1]
 
     def meets(batch: int) -> bool:
         point = _point(one, batch, isl, osl, at, kept)
-        if ttft_ms is not None and (point.ttft_s is None or point.ttft_s * 1e3 > ttft_ms):
-            return False
-        return tpot_ms is None or point.tpot_s * 1e3 <= tpot_ms
+        first_s = math.inf if point.ttft_s is None else point.ttft_s
+        whole_s = first_s + max(0.0, osl - 1) * point.tpot_s
+        pairs = ((first_s, ttft_ms), (point.tpot_s, tpot_ms), (whole_s, e2e_ms))
+        return all(limit_ms is None or seconds * 1e3 <= limit_ms for seconds, limit_ms in pairs)
 
     if most < 1 or not meets(1):
         return 0

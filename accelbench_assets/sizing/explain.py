@@ -79,18 +79,17 @@ def _cache(way: Way, ask: Ask) -> list[str]:
     what = f"{model.attention_kind.upper()}, {layer:,} B a layer and rank"
     kinds = ""
     if len(groups) > 1:
-        local = model.layers - kv.full_layers(model)
-        kinds = f"; {kv.full_layers(model)} layers grow, {local} keep {model.sliding_window} tokens"
+        local = model.layers - model.full_layers
+        kinds = f"; {model.full_layers} layers grow, {local} keep {model.sliding_window} tokens"
     each = kv.blocks_per_sequence(model, ask.resident)
-    half = (pool.requested_bytes - pool.weight_bytes - pool.non_kv.high) // pool.block_bytes
-    most = (pool.requested_bytes - pool.weight_bytes - pool.non_kv.low) // pool.block_bytes
+    fewest, most = (pool.blocks_beside(engine) for engine in (pool.non_kv.high, pool.non_kv.low))
     size = pool.block_tokens
     return [
         f"KV cache: {what}{kinds}; {kv.bytes_per_token(model, way.tp, ask.kv_cache_dtype):,} B a token over "
         f"{way.tp} rank{'s' if way.tp > 1 else ''}",
         f"blocks: a block of {size} tokens is {groups[0].layers} layers x {layer:,} x {size} = {pool.block_bytes:,} B; "
         f"{max(0, pool.pool_bytes):,} // {pool.block_bytes:,} = {pool.blocks:,} blocks "
-        f"({max(0, half):,} to {most:,} over the engine's bounds)",
+        f"({fewest:,} to {most:,} over the engine's bounds)",
         f"context: max_model_len {pool.max_model_len:,} takes {pool.blocks_per_request:,} blocks; KV cache size "
         f"{pool.tokens:,} tokens, {pool.max_concurrency:.2f} requests of that length; the longest one request could be "
         f"is {kv.longest(model, pool.blocks, in_flight=way.limits.in_flight):,}",

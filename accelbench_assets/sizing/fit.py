@@ -19,7 +19,7 @@ from accelbench_assets.sizing.ask import ANY, AUTO, Ask
 from accelbench_assets.sizing.calibrate import NOTHING_MEASURED, Calibration
 from accelbench_assets.sizing.divisibility import tensor_parallel, undividable, warnings
 from accelbench_assets.sizing.engine_memory import Batching, Pool, batching, pool
-from accelbench_assets.sizing.estimate import Estimate, estimate, within
+from accelbench_assets.sizing.estimate import LINKS_NOT_COUNTED, Estimate, estimate, within
 from accelbench_assets.sizing.priors import Priors
 from accelbench_assets.sizing.roofline import replica
 from accelbench_assets.sizing.weights import BITS, LOWER, Weights, native, weights_of
@@ -119,10 +119,8 @@ class Sizer:
                 else:
                     notes = warnings(self.ask.model, instance, way.weights, way.tp)
                     if not way.estimate.links_counted:
-                        notes += (
-                            "All-reduces are not counted: no link rate is published, so this is optimistic.",
-                        )
-                    if not way.pool.holds_one_at_worst:
+                        notes += (LINKS_NOT_COUNTED,)
+                    if not way.pool.holds_one_beside(way.pool.non_kv.high):
                         notes += (
                             f"It does not start if the engine takes {way.pool.non_kv.high / GIB:.2f} GiB beside "
                             "weights and cache, which is within its bounds.",
@@ -171,7 +169,8 @@ class Sizer:
             limits=limits,
         )
         if not held.holds_one:
-            return Misfit("memory", memory_text(held, tp, weights), tp, weights.precision, held)
+            text = memory_text(held, tp, weights, held.non_kv.middle)
+            return Misfit("memory", text, tp, weights.precision, held)
         each = kv.blocks_per_sequence(ask.model, ask.resident, in_flight=0)
         by_memory = held.blocks // each
         most = max(1, min(by_memory, limits.sequences))
@@ -196,12 +195,12 @@ class Sizer:
         )
 
 
-def memory_text(held: Pool, tp: int, weights: Weights) -> str:
-    """What a rank needs and has, in one sentence."""
-    need = held.weight_bytes + held.non_kv.middle + held.blocks_per_request * held.block_bytes
+def memory_text(held: Pool, tp: int, weights: Weights, engine_bytes: int) -> str:
+    """What a rank needs and has, in one sentence; *engine_bytes* beside weights and cache."""
+    need = held.weight_bytes + engine_bytes + held.blocks_per_request * held.block_bytes
     return (
         f"tp {tp}, {weights.precision}: a rank needs {need / GIB:.2f} GiB (weights {held.weight_bytes / GIB:.2f}, "
-        f"engine {held.non_kv.middle / GIB:.2f}, one request of {held.max_model_len:,} tokens "
+        f"engine {engine_bytes / GIB:.2f}, one request of {held.max_model_len:,} tokens "
         f"{held.blocks_per_request * held.block_bytes / GIB:.2f}) and may use {held.requested_bytes / GIB:.2f}"
     )
 

@@ -44,9 +44,7 @@ def value_bytes(kv_dtype: str) -> int:
 
 def layer_bytes_per_rank(model: ModelRow, tp: int = 1, kv_dtype: str = "auto") -> int:
     """Bytes that one token costs in one layer on one of *tp* ranks."""
-    if model.attention_kind == "mla":
-        return model.head_dim * value_bytes(kv_dtype)
-    return 2 * model.kv_heads_per_rank(tp) * model.head_dim * value_bytes(kv_dtype)
+    return model.kv_values(tp) * value_bytes(kv_dtype)
 
 
 def copies(model: ModelRow, tp: int) -> float:
@@ -56,21 +54,16 @@ def copies(model: ModelRow, tp: int) -> float:
     return model.kv_heads_per_rank(tp) * tp / model.kv_heads
 
 
-def full_layers(model: ModelRow) -> int:
-    """Layers that attend to everything."""
-    return model.layers if model.full_attention_layers is None else model.full_attention_layers
-
-
 def bytes_per_token(model: ModelRow, tp: int = 1, kv_dtype: str = "auto") -> int:
     """Bytes over all ranks that one more token of a long sequence costs; windows no longer grow and are not counted."""
-    return full_layers(model) * layer_bytes_per_rank(model, tp, kv_dtype) * tp
+    return model.full_layers * layer_bytes_per_rank(model, tp, kv_dtype) * tp
 
 
 def bytes_read(model: ModelRow, tokens: float, tp: int = 1, kv_dtype: str = "auto") -> float:
     """Bytes over all ranks that a decode step reads for one sequence of *tokens*; windows at most their length."""
     held = min(tokens, model.sliding_window) if model.sliding_window else tokens
-    windows = (model.layers - full_layers(model)) * held
-    return (full_layers(model) * tokens + windows) * layer_bytes_per_rank(model, tp, kv_dtype) * tp
+    windows = (model.layers - model.full_layers) * held
+    return (model.full_layers * tokens + windows) * layer_bytes_per_rank(model, tp, kv_dtype) * tp
 
 
 def groups(model: ModelRow) -> tuple[Group, ...]:
@@ -78,7 +71,7 @@ def groups(model: ModelRow) -> tuple[Group, ...]:
 
     The last group of a kind may be padded. Kinds of nearly equal number (less than 1.5 to 1) are padded to the larger.
     """
-    full = full_layers(model)
+    full = model.full_layers
     local = model.layers - full
     if not model.sliding_window or not local:
         return (Group(model.layers, None),)

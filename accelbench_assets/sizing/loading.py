@@ -1,7 +1,8 @@
 """What vLLM makes of 16-bit weights while it loads them, and which accelerators multiply which precision.
 
 Belongs here: the methods vLLM quantises with at load, their flags, the compute capability they need. Does not belong
-here: bytes (``weights``), which precision is worth trying (``fit``), the rest of a command line (``engines``).
+here: what a chip has (``partitions``), bytes (``weights``), which precision is worth trying (``fit``), the rest of a
+command line (``engines``).
 
 Read in vLLM 0.32's source (``config/quantization.py``, ``layers/quantization/online``, ``model_loader``) and its
 documentation (online quantization, INT8 W8A8, FP8 W8A8). There is no INT8 of dense layers: the two INT8 methods make
@@ -16,11 +17,6 @@ from dataclasses import dataclass
 
 from partitions.rows import AcceleratorRow, ModelRow
 
-COMPUTE_CAPABILITY = {
-    **{"a10g": 8.6, "a100-40": 8.0, "a100-80": 8.0, "l4": 8.9, "l40s": 8.9, "h100": 9.0, "h200": 9.0},
-    **{"b200": 10.0, "b300": 10.3, "rtx-pro-6000": 12.0},
-}
-"""Of the catalog's GPUs (NVIDIA's table of CUDA GPUs)."""
 BLACKWELL = 10.0
 """From here on vLLM has no INT8 products ("INT8 is not supported on compute capability >= 10.0")."""
 FIRST_SHORTHANDS = (0, 29)
@@ -66,14 +62,9 @@ CHECKPOINT_METHODS = frozenset(
 """Names that vLLM takes only for a checkpoint that says the same of itself."""
 
 
-def capability(chip: AcceleratorRow) -> float | None:
-    """CUDA compute capability of *chip*; None for Neuron and for a chip this module does not know."""
-    return COMPUTE_CAPABILITY.get(chip.id)
-
-
 def not_multiplied(precision: str, chip: AcceleratorRow) -> str | None:
     """Why vLLM does not serve weights in *precision* on the GPU *chip* at all; None if nothing is known against it."""
-    found = capability(chip)
+    found = chip.compute_capability
     if precision == "int8" and found is not None and found >= BLACKWELL:
         return f"vLLM has no INT8 on compute capability {BLACKWELL:.1f} and up, and {chip.id} has {found:.1f}: take fp8"
     return None
@@ -91,7 +82,7 @@ def not_made(method: str, model: ModelRow | None, chip: AcceleratorRow | None) -
         return f"vLLM makes no {method} while loading; it needs a checkpoint that is {method} already"
     if model is not None and found.experts_only and not model.experts:
         return f"{method} quantises experts only, and {model.slug} has none"
-    has = capability(chip) if chip is not None else None
+    has = chip.compute_capability if chip is not None else None
     if chip is not None and has is not None and not found.least <= has < found.below:
         return f"vLLM makes no {method} on compute capability {has:.1f} ({chip.id})"
     return None

@@ -105,7 +105,7 @@ def most_tflops(weights: Weights, chip: AcceleratorRow) -> float | None:
 def prefill_flop(model: ModelRow, weights: Weights, tokens: float) -> float:
     """FLOP of a prompt of *tokens*."""
     head = MLA_PREFILL_HEAD if model.attention_kind == "mla" else model.head_dim
-    full = kv.full_layers(model)
+    full = model.full_layers
     window = min(tokens, 2.0 * (model.sliding_window or 0))  # a window w makes 4 w N of what is 2 N^2 in full
     squares = full * tokens * tokens + (model.layers - full) * window * tokens
     return 2 * weights.read_parameters * tokens + 2 * model.attention_heads * head * squares
@@ -147,25 +147,3 @@ def mixed_prefill_s(one: Replica, tokens: float, at: Efficiency = IDEAL) -> floa
         return None
     compute = prefill_flop(one.model, one.weights, tokens) / (one.flops * at.mfu)
     return compute + (links_s(one, tokens) if at.links else 0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Floor:
-    """A chip alone against a 16-bit dense model of *parameters*: decode at batch 1, a prefill, and where they meet."""
-
-    decode_ms: float
-    output_tok_s: float
-    prefill_ms: float | None
-    ridge_flop_per_byte: float | None
-
-
-def floor(chip: AcceleratorRow, parameters: float, prompt: int = 1024) -> Floor | None:
-    """The floors of one chip at nominal peaks, attention left out; None without a bandwidth."""
-    if chip.memory_bandwidth_gb_s is None:
-        return None
-    bandwidth = chip.memory_bandwidth_gb_s * 1e9
-    decode = 2 * parameters / bandwidth
-    if chip.bf16_tflops is None:
-        return Floor(decode * 1e3, 1 / decode, None, None)
-    flops = chip.bf16_tflops * 1e12
-    return Floor(decode * 1e3, 1 / decode, 2 * parameters * prompt / flops * 1e3, flops / bandwidth)

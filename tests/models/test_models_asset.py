@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import dagster as dg
 import pytest
 
 from accelbench_assets.defs.catalog import MODELS_AGREE, models
-from accelbench_assets.defs.resources import AccelBench
-from accelbench_assets.lake.lake import Lake
 from partitions.catalog import load_models, models_file
 from tests.models import documents as d
 from tests.models.hub_server import Hub
-
-
-def materialise(tmp_path: Path, **config: Any) -> tuple[dict[str, Any], dg.AssetCheckEvaluation, Lake]:
-    url = (tmp_path / "lake").as_uri()
-    result = dg.materialize(
-        [models],
-        resources={"accelbench": AccelBench(lake_url=url)},
-        run_config={"ops": {"models": {"config": config}}},
-    )
-    (event,) = result.get_asset_materialization_events()
-    (check,) = result.get_asset_check_evaluations()
-    return {n: v.value for n, v in event.materialization.metadata.items()}, check, Lake.open(url)
+from tests.support.fact_assets import materialise
 
 
 def test_by_default_nobody_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: Hub) -> None:
     monkeypatch.setenv("ACCELBENCH_WATCH__HUB_URL", hub.url)
-    metadata, check, lake = materialise(tmp_path)
+    metadata, check, lake = materialise(models, tmp_path)
     assert hub.asked == []
     assert metadata["packaged_as_of"] == models_file().as_of
     assert (check.check_name, check.passed) == (MODELS_AGREE, True)
@@ -50,7 +35,7 @@ def test_the_hubs_facts_replace_packaged_ones_and_failures_keep_them(
         },
         commit=row.commit,
     )
-    metadata, check, lake = materialise(tmp_path, refresh=True, only=["qwen2.5-7b-instruct", "phi-4"])
+    metadata, check, lake = materialise(models, tmp_path, refresh=True, only=["qwen2.5-7b-instruct", "phi-4"])
     assert metadata["asked"] == ["qwen2.5-7b-instruct"]
     assert "shows no model microsoft/phi-4" in metadata["kept_packaged"]["phi-4"]
     assert not check.passed

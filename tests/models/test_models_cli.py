@@ -14,6 +14,7 @@ from accelbench_assets.errors import AccelBenchError, UsageError
 from accelbench_assets.models.facts import packaged_age
 from partitions.catalog import load_models
 from tests.models import documents as d
+from tests.models import hybrids
 from tests.models.hub_server import COMMIT, Hub
 
 Capture = pytest.CaptureFixture[str]
@@ -78,7 +79,7 @@ def test_show_for_a_program_has_the_same_keys_offline_and_from_the_hub(capsys: C
 
 
 def test_a_model_that_is_not_packaged_is_asked_for_when_told_to(capsys: Capture, hub: Hub) -> None:
-    hub.add("org/Hybrid-Model", files={"config.json": d.JAMBA, "pytorch_model.bin": b"x"})
+    hub.add("org/Hybrid-Model", files={"config.json": hybrids.JAMBA, "pytorch_model.bin": b"x"})
     with pytest.raises(UsageError) as caught:
         run("show", "org/Hybrid-Model")
     assert "`accelbench models show org/Hybrid-Model --refresh` asks the hub." in (caught.value.hint or "")

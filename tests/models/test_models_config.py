@@ -14,6 +14,7 @@ from accelbench_assets.models.config import ModelConfigError, read_config
 from accelbench_assets.models.parameters import count
 from accelbench_assets.models.quantization import Quantization
 from tests.models import documents as d
+from tests.models import hybrids
 from tests.models.documents import ALL, Document
 
 
@@ -35,10 +36,10 @@ from tests.models.documents import ALL, Document
         (d.PHI_4_MINI, "gqa", (32, 0, 0), None, 131072),
         (d.MISTRAL_V01, "gqa", (0, 32, 0), 4096, 0),
         (d.LLAMA4_SCOUT, "gqa", (12, 36, 0), 8192, 49152),
-        (d.JAMBA, "gqa", (4, 0, 28), None, 16384),
-        (d.NEMOTRON_H, "gqa", (4, 0, 24), None, 16384),
-        (d.QWEN3_NEXT, "gqa", (12, 0, 36), None, 24576),
-        (d.MAMBA, "none", (0, 0, 64), None, 0),
+        (hybrids.JAMBA, "gqa", (4, 0, 28), None, 16384),
+        (hybrids.NEMOTRON_H, "gqa", (4, 0, 24), None, 16384),
+        (hybrids.QWEN3_NEXT, "gqa", (12, 0, 36), None, 24576),
+        (hybrids.MAMBA, "none", (0, 0, 64), None, 0),
     ],
 )
 def test_what_layers_keep(
@@ -95,9 +96,9 @@ def test_parameters_of_other_architectures_are_not_attempted(name: str) -> None:
         (d.DEEPSEEK_LITE, (64, 6, 1408), 26, 2 * 1408),
         (d.GPT_OSS, (32, 4, 2880), 24, 0),
         (d.GLM45_AIR, (128, 8, 1408), 45, 1408),
-        (d.JAMBA, (16, 2, 14336), 16, 0),
+        (hybrids.JAMBA, (16, 2, 14336), 16, 0),
         (d.LLAMA4_SCOUT, (16, 1, 8192), 48, 8192),
-        (d.QWEN3_NEXT, (512, 10, 512), 48, 512),
+        (hybrids.QWEN3_NEXT, (512, 10, 512), 48, 512),
         ({**d.LLAMA4_SCOUT["text_config"], "interleave_moe_layer_step": 2}, (16, 1, 8192), 24, 8192),
         ({**d.QWEN_MOE, "decoder_sparse_step": 2, "mlp_only_layers": [1]}, (128, 8, 768), 23, 0),
     ],

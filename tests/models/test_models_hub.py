@@ -12,6 +12,7 @@ from accelbench_assets.models.hub_errors import HubError
 from accelbench_assets.models.live import LiveModel, contradictions, look_up, refresh, slug_of
 from partitions.catalog import load_models
 from tests.models import documents as d
+from tests.models import hybrids
 from tests.models.hub_server import COMMIT, Hub, Running, header_of
 
 CANARY = "hf_CANARYcanaryCANARYcanary0123456789"
@@ -157,7 +158,7 @@ def test_an_unknown_architecture_has_the_checkpoints_count_and_says_so(hub: Hub)
 
 
 def test_a_hybrid_is_shown_but_not_sized(hub: Hub) -> None:
-    hub.add("org/hybrid", files={"config.json": d.JAMBA, INDEX: index(103_000_000_000)})
+    hub.add("org/hybrid", files={"config.json": hybrids.JAMBA, INDEX: index(103_000_000_000)})
     found = ask(hub, "org/hybrid")
     assert found.record()["kv_bytes_per_token"] == 16384
     with pytest.raises(Exception, match="4 full, 28 state of fixed size"):

@@ -12,14 +12,13 @@ from accelbench_assets.sizing.bounds import (
     ceiling_output_tok_s,
     least_cache_bytes,
     least_prefill_flop,
-    least_prefill_s,
-    least_step_s,
     least_weight_bytes,
 )
-from accelbench_assets.sizing.plausible import Figure, faults
 from accelbench_assets.sizing.roofline import Replica, most_tflops, prefill_flop, prefill_s, replica, step_s
 from accelbench_assets.sizing.weights import weights_of
 from partitions.catalog import load_instances, load_models
+from tests.sizing.plausible import Figure, faults, least_prefill_s, least_step_s
+from tests.unit.test_model_parts import attention, feed_forward
 
 M = load_models()
 CHIPS = {row.accelerator.id: row.accelerator for row in load_instances().values()}
@@ -34,26 +33,10 @@ def one_of(slug: str, chip: str, tp: int, precision: str | None = None, kv_dtype
 
 @pytest.mark.parametrize("slug", ["deepseek-r1", "deepseek-v3"])
 def test_a_decode_without_speculation_does_not_read_the_prediction_module(slug: str) -> None:
-    """By the shapes: attention, norms, dense layers, router, shared and eight experts at 8 bits with a 32-bit scale for
-    each block of 128 x 128; one table at 16 bits. Checked with the published bytes: see test_model_parts."""
+    """By the shapes: attention, norms, dense layers, router, shared and eight experts; one table at 16 bits. Checked
+    with the published bytes: see test_model_parts."""
     one, h = one_of(slug, "h200", 8), 7168
-
-    def linear(out: int, into: int) -> int:
-        return out * into + 4 * -(-out // 128) * -(-into // 128)
-
-    def feed_forward(width: int) -> int:
-        return 2 * linear(width, h) + linear(h, width)
-
-    attention = (
-        linear(1536, h)
-        + linear(128 * 192, 1536)
-        + linear(576, h)
-        + linear(128 * 256, 512)
-        + linear(h, 128 * 128)
-    )
-    rest = (
-        61 * (attention + 2 * (1536 + 512 + 2 * h)) + 3 * feed_forward(18432) + 58 * (2 * 256 * h + 4 * 256)
-    )
+    rest = 61 * attention() + 3 * feed_forward(18432) + 58 * (2 * 256 * h + 4 * 256)
     truth = rest + 58 * 9 * feed_forward(2048) + 2 * 129280 * h
     assert truth / 1e9 == pytest.approx(37.67, abs=0.01)
     assert least_weight_bytes(one) == pytest.approx(truth, rel=1e-3)
@@ -140,9 +123,8 @@ def test_low_precision_is_bounded_by_its_bare_bits_and_the_fastest_units() -> No
     assert most_tflops(one.weights, bare) is None
     unrated = replica(one.model, one.weights, bare, 1)
     assert unrated is not None
-    assert (
-        least_prefill_s(unrated, 1000) == least_weight_bytes(one) / one.bandwidth
-    )  # reading is still a floor
+    # Reading is still a floor.
+    assert least_prefill_s(unrated, 1000) == least_weight_bytes(one) / one.bandwidth
 
 
 @given(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -142,7 +143,6 @@ UNKNOWN = {
     "the checkpoint is mxfp4, and the cell says none": {"model": "gpt-oss-20b"},
     "inferentia2 stays at": {"instance": "inf2.8xlarge", "version": "0.24.0-neuron2.32", "tp": 2},
     "is a build for Neuron, not for l40s": {"version": "0.13-neuron2.28"},
-    "rtx-pro-6000 has no published 16-bit rate": {"instance": "g7e.2xlarge"},
 }  # fmt: skip
 
 
@@ -153,6 +153,18 @@ def test_what_cannot_be_told_has_no_figure_and_its_reason(says: str) -> None:
     assert says in found["reason"]
     assert not {"requests_per_s", "ttft_ms", "concurrency"} & found.keys()
     assert found["reason"].startswith(("not estimated: ", "fits, with a KV cache of "))
+
+
+def test_a_chip_without_a_published_rate_has_no_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = load_instances()[G6E]
+    name = "g6e.unrated"  # of its own: hashes of rows are remembered by name
+    chip = replace(known.accelerator, bf16_tflops=None, fp8_tflops=None)
+    monkeypatch.setitem(load_instances(), name, replace(known, instance_type=name, accelerator=chip))
+    found = row(cell(name))
+    assert found["state"] == "unknown"
+    assert found["reason"].startswith("fits, with a KV cache of ")
+    assert "l40s has no published 16-bit rate" in found["reason"]
+    assert not {"requests_per_s", "ttft_ms", "concurrency"} & found.keys()
 
 
 def test_a_shared_prefix_without_a_prefix_cache_is_estimated() -> None:

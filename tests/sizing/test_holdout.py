@@ -11,10 +11,10 @@ from accelbench_assets.sizing import kv
 from accelbench_assets.sizing.bounds import ceiling_output_tok_s
 from accelbench_assets.sizing.engine_memory import NonKv, batching, pool
 from accelbench_assets.sizing.estimate import Interval, estimate
-from accelbench_assets.sizing.plausible import Figure, disagreeing, faults
 from accelbench_assets.sizing.priors import NEURON, NVIDIA, priors_of
 from accelbench_assets.sizing.roofline import Replica, replica
 from accelbench_assets.sizing.weights import weights_of
+from tests.sizing.plausible import Figure, disagreeing, faults
 from tests.sizing.published import Row, chip, devices, model, number, rows
 
 HOLDOUT = rows("holdout.csv")

@@ -56,10 +56,8 @@ def test_windows_stop_growing() -> None:
 def test_groups_of_equally_many_layers() -> None:
     assert kv.groups(LLAMA) == (kv.Group(32, None),)
     assert kv.groups(GPT) == (kv.Group(18, None), kv.Group(18, 128))
-    assert kv.groups(GEMMA) == (
-        kv.Group(10, None),
-        *[kv.Group(10, 1024)] * 6,
-    )  # 52 windows: six groups, one padded
+    # 52 windows: six groups, one padded.
+    assert kv.groups(GEMMA) == (kv.Group(10, None), *[kv.Group(10, 1024)] * 6)
     assert kv.groups(replace(GPT, full_attention_layers=15)) == (kv.Group(21, None), kv.Group(21, 128))
     assert kv.groups(replace(GPT, full_attention_layers=0)) == (kv.Group(36, 128),)
 

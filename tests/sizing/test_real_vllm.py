@@ -89,8 +89,8 @@ def serving(model: Path, folder: Path, *flags: str, gib: str | None = None) -> I
             stderr=out,
             env=env,
             start_new_session=True,
-            preexec_fn=lambda: prctl(1, signal.SIGTERM),
-        )  # it ends with this process
+            preexec_fn=lambda: prctl(1, signal.SIGTERM),  # it ends with this process
+        )
     try:
         end = time.monotonic() + START_LIMIT_S
         while (

@@ -1,6 +1,7 @@
 """The recommendation: rankings, prices and their absence, reasons with remedies, and nothing left to chance."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -188,9 +189,8 @@ def test_a_monthly_limit_leaves_out_what_costs_more_and_what_has_no_price() -> N
 
 def test_an_unpublished_rate_makes_no_estimate() -> None:
     row = load_instances()["g7e.2xlarge"]
-    if row.accelerator.bf16_tflops is not None:
-        pytest.skip("the catalog has a rate for it now")
-    found = left(recommend(ask(instance="g7e.2xlarge"), price), "g7e.2xlarge")
+    unrated = replace(row, accelerator=replace(row.accelerator, bf16_tflops=None, fp8_tflops=None))
+    found = left(recommend(replace(ask(), instances=(unrated,)), price), "g7e.2xlarge")
     assert found.code == "no_rate"
     assert "no published 16-bit rate" in found.text
 

@@ -11,7 +11,6 @@ from accelbench_assets.sizing.estimate import estimate, within
 from accelbench_assets.sizing.priors import NEURON, NVIDIA, WIDEST, priors_of
 from accelbench_assets.sizing.roofline import (
     Efficiency,
-    floor,
     links_s,
     multiplies_fp8,
     prefill_flop,
@@ -44,21 +43,19 @@ FLOORS = [
 
 @pytest.mark.parametrize(("chip", "decode", "rate", "prefill", "ridge"), FLOORS)
 def test_floor_table(chip: str, decode: float, rate: float, prefill: float, ridge: int) -> None:
-    found = floor(CHIPS[chip], 8.03e9)
-    assert found is not None
-    assert found.prefill_ms is not None
-    assert found.ridge_flop_per_byte is not None
-    assert found.decode_ms == pytest.approx(decode, abs=0.006)
-    assert found.output_tok_s == pytest.approx(rate, abs=0.06)
-    assert found.prefill_ms == pytest.approx(prefill, abs=0.06)
-    assert round(found.ridge_flop_per_byte) == ridge
+    """Of one whole device at its nominal peaks."""
+    one = replica(LLAMA, weights_of(LLAMA), CHIPS[chip], CHIPS[chip].tp_ranks)
+    assert one is not None
+    assert one.flops is not None
+    step_s = 2 * 8.03e9 / one.bandwidth
+    assert step_s * 1e3 == pytest.approx(decode, abs=0.006)
+    assert 1 / step_s == pytest.approx(rate, abs=0.06)
+    assert 2 * 8.03e9 * 1024 / one.flops * 1e3 == pytest.approx(prefill, abs=0.06)
+    assert round(one.flops / one.bandwidth) == ridge
 
 
 def test_an_unpublished_rate_is_not_guessed() -> None:
     chip = replace(CHIPS["l40s"], bf16_tflops=None, fp8_tflops=None)
-    bare = floor(chip, 8e9)
-    assert bare is not None
-    assert bare.prefill_ms is None
     one = replica(LLAMA, weights_of(LLAMA), chip, 1)
     assert one is not None
     assert prefill_s(one, 1024) is None
@@ -128,18 +125,43 @@ def test_estimates_lie_under_the_ceiling_and_are_no_wider_than_four(
     assert step_s(one, batch, isl) <= step_s(one, batch, isl, Efficiency(0.5, 0.5, 1e-3, links=True))
 
 
-@given(tpot=st.floats(5, 400), most=st.integers(1, 1024))
-def test_the_largest_concurrency_is_the_largest(tpot: float, most: int) -> None:
+@pytest.mark.parametrize(("limit", "most_ms"), [("tpot_ms", 1), ("ttft_ms", 10), ("e2e_ms", 256)])
+@given(each=st.floats(5, 400), most=st.integers(1, 1024))
+def test_the_largest_concurrency_is_the_largest(limit: str, most_ms: int, each: float, most: int) -> None:
     one = replica(LLAMA, weights_of(LLAMA), CHIPS["l40s"], 1)
     assert one is not None
+    limits = {"ttft_ms": None, "tpot_ms": None, limit: most_ms * each}
 
     def meets(batch: int) -> bool:
-        return within(one, NVIDIA, batch, 1024, 256, ttft_ms=None, tpot_ms=tpot) == batch
+        return within(one, NVIDIA, batch, 1024, 256, **limits) == batch
 
-    found = within(one, NVIDIA, most, 1024, 256, ttft_ms=None, tpot_ms=tpot)
+    found = within(one, NVIDIA, most, 1024, 256, **limits)
     assert 0 <= found <= most
     assert found == 0 or meets(found)
     assert found == most or not meets(found + 1)
+
+
+def test_a_ttft_that_cannot_be_estimated_meets_no_limit_it_is_part_of() -> None:
+    """End to end is TTFT and decode: an unknown TTFT taken as 0 would promise a time that nobody has estimated."""
+    chip = replace(CHIPS["l40s"], bf16_tflops=None, fp8_tflops=None)
+    one = replica(LLAMA, weights_of(LLAMA), chip, 1)
+    assert one is not None
+    ask = {"ttft_ms": None, "tpot_ms": None}
+    assert within(one, NVIDIA, 8, 1024, 256, **ask) == 8
+    assert within(one, NVIDIA, 8, 1024, 256, **{**ask, "tpot_ms": 1e6}) == 8
+    assert within(one, NVIDIA, 8, 1024, 256, **{**ask, "ttft_ms": 1e9}) == 0
+    assert within(one, NVIDIA, 8, 1024, 256, **ask, e2e_ms=1e9) == 0
+
+
+def test_an_end_to_end_limit_is_ttft_and_the_tokens_after_the_first() -> None:
+    one = replica(LLAMA, weights_of(LLAMA), CHIPS["l40s"], 1)
+    assert one is not None
+    for osl in (1, 256):
+        found = estimate(one, NVIDIA, 8, 1024, osl)
+        assert found.ttft_ms is not None
+        whole_ms = found.ttft_ms.middle + (osl - 1) * found.tpot_ms.middle
+        for limit_ms, most in ((whole_ms * (1 + 1e-9), 8), (whole_ms * (1 - 1e-9), 7)):
+            assert within(one, NVIDIA, 64, 1024, osl, ttft_ms=None, tpot_ms=None, e2e_ms=limit_ms) == most
 
 
 def test_priors_are_the_methodologys() -> None:

@@ -62,9 +62,8 @@ def test_sixteen_bits_of_every_parameter_are_the_tables_figure(
 def test_exact_bytes_come_from_the_checkpoint() -> None:
     weights = weights_of(LLAMA)
     assert (weights.how, weights.precision, weights.total_bytes) == ("checkpoint", "bf16", 16_060_522_496)
-    assert (
-        weights_of(MODELS["gpt-oss-120b"]).total_bytes == 65_248_815_744
-    )  # MXFP4 experts, the rest at 16 bits
+    # MXFP4 experts, the rest at 16 bits.
+    assert weights_of(MODELS["gpt-oss-120b"]).total_bytes == 65_248_815_744
     assert weights_of(MODELS["deepseek-r1"]).precision == native(MODELS["deepseek-r1"]) == "fp8_block"
 
 
@@ -166,7 +165,9 @@ def cell(quantization: str, instance: str = "p5.4xlarge", slug: str = LLAMA.slug
 
 
 def test_the_compute_capability_of_every_gpu_of_the_catalog_is_known() -> None:
-    assert set(chips()) <= set(loading.COMPUTE_CAPABILITY)
+    for row in load_instances().values():
+        known = row.accelerator.compute_capability is not None
+        assert known == (row.accelerator_kind == "gpu"), row.instance_type
 
 
 def test_int8_is_never_made_while_loading() -> None:
@@ -255,7 +256,7 @@ def test_what_the_engine_makes_is_told_by_its_own_name() -> None:
         quantize_to(replace(cell("int8"), model="mine"))
 
 
-@pytest.mark.skipif(not VLLM.exists(), reason="no vLLM is installed beside the project")
+@pytest.mark.skipif(not VLLM.exists(), reason="vLLM's own environment is missing (`make demo-vllm` makes it)")
 def test_the_engine_knows_every_name_that_it_may_be_told() -> None:
     names = set(re.findall(r'"([a-z0-9_-]+)"', VLLM.read_text().partition("method_to_config")[0]))
     for method in (*loading.AT_LOAD_METHODS, *loading.CHECKPOINT_METHODS):

@@ -69,6 +69,15 @@ def test_ranks_of_tensor_parallelism_and_their_memory() -> None:
     assert rows["g5.xlarge"].accelerator_memory_mib_each == 22888
 
 
+def test_compute_capabilities_are_those_of_nvidias_table() -> None:
+    found = {row.accelerator.id: row.accelerator.compute_capability for row in load_instances().values()}
+    assert found == {
+        **{"a100-40": 8.0, "a100-80": 8.0, "a10g": 8.6, "l4": 8.9, "l40s": 8.9, "h100": 9.0, "h200": 9.0},
+        **{"b200": 10.0, "b300": 10.3, "rtx-pro-6000": 12.0},
+        **dict.fromkeys(("inferentia2", "trainium1", "trainium2")),
+    }
+
+
 def test_the_age_of_the_facts_is_known() -> None:
     day = date.fromisoformat(instances_file().as_of)
     assert packaged_age(day + timedelta(days=113)).days == 113

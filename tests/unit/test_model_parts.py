@@ -9,6 +9,24 @@ from partitions.weights import tables
 from tests.unit.test_models import MLA, TIED, TOWER
 
 MODELS = load_models()
+HIDDEN = 7168  # of DeepSeek-V3 and R1
+
+
+def linear(out: int, into: int) -> int:
+    """Bytes of a matrix at 8 bits with a 32-bit scale for each block of 128 x 128."""
+    return out * into + 4 * -(-out // 128) * -(-into // 128)
+
+
+def feed_forward(width: int) -> int:
+    """Bytes of DeepSeek's gated feed-forward of *width*."""
+    return 2 * linear(width, HIDDEN) + linear(HIDDEN, width)
+
+
+def attention() -> int:
+    """Bytes of DeepSeek's latent attention in one layer, and of the layer's norms at 16 bits."""
+    queries = linear(1536, HIDDEN) + linear(128 * 192, 1536)
+    latent = linear(576, HIDDEN) + linear(128 * 256, 512)
+    return queries + latent + linear(HIDDEN, 128 * 128) + 2 * (1536 + 512 + 2 * HIDDEN)
 
 
 @pytest.mark.parametrize("slug", sorted(MLA))
@@ -17,24 +35,9 @@ def test_the_prediction_module_and_the_rest_are_the_checkpoint(slug: str) -> Non
     copies of input table and output head."""
     m = MODELS[slug]
     h, table = m.hidden_size, 2 * m.vocab_size * m.hidden_size
-
-    def linear(out: int, into: int) -> int:
-        return out * into + 4 * -(-out // 128) * -(-into // 128)
-
-    def feed_forward(width: int) -> int:
-        return 2 * linear(width, h) + linear(h, width)
-
-    attention = (
-        linear(1536, h)
-        + linear(128 * 192, 1536)
-        + linear(576, h)
-        + linear(128 * 256, 512)
-        + linear(h, 128 * 128)
-    )
-    inner = attention + 2 * (1536 + 512 + 2 * h)
-    mixture = inner + 257 * feed_forward(m.intermediate_size) + 2 * 256 * h + 4 * 256
+    mixture = attention() + 257 * feed_forward(m.intermediate_size) + 2 * 256 * h + 4 * 256
     module = mixture + 2 * 2 * h * h + 2 * 3 * h + 2 * table
-    main = 2 * table + 2 * h + 3 * (inner + feed_forward(18432)) + 58 * mixture
+    main = 2 * table + 2 * h + 3 * (attention() + feed_forward(18432)) + 58 * mixture
     assert m.speculative_bytes == module
     assert m.resident_bytes == m.weight_bytes - module
     assert m.resident_bytes == pytest.approx(main, rel=2e-5)

@@ -1,7 +1,5 @@
-"""Whether a measured or published figure can be true, before anything is concluded from it.
-
-Belongs here: checks of one figure against the roofline and its own record, and of records of one configuration against
-each other. Does not belong here: where figures come from, the roofline itself.
+"""Whether a published figure can be true, before anything is concluded from it: against the least times that no engine
+can beat, against its own record, and against records of the same configuration.
 """
 
 from __future__ import annotations
@@ -9,7 +7,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from accelbench_assets.sizing.bounds import ceiling_output_tok_s, least_prefill_s, least_step_s
+from accelbench_assets.sizing.bounds import (
+    ceiling_output_tok_s,
+    least_cache_bytes,
+    least_prefill_flop,
+    least_weight_bytes,
+)
 from accelbench_assets.sizing.roofline import Replica
 
 SLACK = 1.02
@@ -37,6 +40,23 @@ class Figure:
     replicas: int | None = None
     replicas_ready: int | None = None
     speculative: bool = False
+
+
+def least_step_s(one: Replica, batch: float, context: float) -> float:
+    """Seconds of a decode step of *batch* sequences of *context* tokens that no engine can beat."""
+    read = least_weight_bytes(one) + batch * least_cache_bytes(one, context)
+    reading = read / one.bandwidth
+    if one.most_flops is None:
+        return reading
+    return max(reading, 2 * one.weights.read_parameters * batch / one.most_flops)
+
+
+def least_prefill_s(one: Replica, tokens: float) -> float:
+    """Seconds of a prefill of *tokens* that no engine can beat; of reading alone where FLOPS are not published."""
+    reading = least_weight_bytes(one) / one.bandwidth
+    if one.most_flops is None:
+        return reading
+    return max(reading, least_prefill_flop(one, tokens) / one.most_flops)
 
 
 def faults(figure: Figure, one: Replica | None) -> list[str]:
