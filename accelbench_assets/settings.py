@@ -21,6 +21,7 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -191,6 +192,11 @@ def load_settings(**flags: Any) -> Settings:
         return Settings(**{k: v for k, v in flags.items() if v is not None})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise UsageError(f"accelbench.toml cannot be read: {error}.") from None
+    except SettingsError as error:
+        raise UsageError(
+            f"A setting in the environment cannot be read: {error}.",
+            hint="Lists and groups are written as JSON there, such as ACCELBENCH_PRICES__REGIONS='[\"us-east-1\"]'.",
+        ) from None
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "settings"

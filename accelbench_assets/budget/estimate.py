@@ -80,19 +80,25 @@ def _price(
 def lake_prices(lake: Lake) -> PriceLookup:
     """A lookup in the lake's price points: the newest on-demand price of the type in the region.
 
-    The last snapshot is read at the first question. ``LakeError`` if it cannot be.
+    The last snapshot is read at the first question about a region. ``LakeError`` if it cannot be.
     """
-    rows: list[dict[str, Any]] | None = None
+    known: dict[str, list[dict[str, Any]]] = {}
 
     def lookup(instance_type: str, region: str) -> tuple[Decimal, str] | None:
-        nonlocal rows
-        if rows is None:
-            rows = [
-                row
-                for row in store.latest(lake.storage, datetime.now(UTC).date())
-                if row["tier"] == "on_demand" and row["usd_per_hour"] and row["fetched_at"]
-            ]
-        fitting = [r for r in rows if r["instance_type"] == instance_type and r["region"] == region]
+        if region not in known:
+            today = datetime.now(UTC).date()
+            _, known[region] = store.rows_of(lake.storage, today, region=region, tiers=("on_demand",)) or (
+                "",
+                [],
+            )
+        fitting = [
+            row
+            for row in known[region]
+            if row["instance_type"] == instance_type
+            and row["region"] == region
+            and row["usd_per_hour"]
+            and row["fetched_at"]
+        ]
         if not fitting:
             return None
         newest = max(fitting, key=lambda r: (r["fetched_at"], r["snapshot_id"]))

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from accelbench_assets.cli.options import (
+    AsOfOption,
     DebugOption,
     Format,
     FormatOption,
     JsonOption,
     QuietOption,
     chosen,
+    day_of,
     near,
 )
 from accelbench_assets.cli.output import write_csv, write_json
@@ -59,9 +61,7 @@ def cost(
             "--payment", help="Of reserved and savings: no_upfront, partial_upfront or all_upfront."
         ),
     ] = None,
-    as_of: Annotated[
-        str | None, typer.Option("--as-of", help="Prices as known at the end of this day (2026-11-30).")
-    ] = None,
+    as_of: AsOfOption = None,
     rps: Annotated[
         float | None,
         typer.Option("--rps", help="Also the replicas and dollars a month for this many requests a second."),
@@ -116,7 +116,7 @@ def cost(
     run_id = _run_of(lake, run, cell)
     place = region or STATE.settings.region
     # Every tier is joined, so that a commitment stands beside the on-demand price it competes with.
-    offer = Offer(region=None if place == ANY else place, as_of=_day(as_of))
+    offer = Offer(region=None if place == ANY else place, as_of=day_of("--as-of", as_of))
     found = cost_rows(lake, offer, run_ids=[run_id], declared=True).to_pylist()
     if not found:
         raise UsageError(
@@ -141,15 +141,6 @@ def cost(
         from accelbench_assets.cli.cost_tables import show
 
         show(rows, projection, rps, utilization)
-
-
-def _day(text: str | None) -> date | None:
-    if text is None:
-        return None
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"--as-of: {text!r} is not a day such as 2026-11-30.") from None
 
 
 def _run_of(lake: Lake, run: str | None, cell: str | None) -> str:
@@ -233,9 +224,9 @@ def _reason(asked: Offer, instance_type: str, priced: Sequence[Mapping[str, Any]
 
 def _utilised(row: Mapping[str, Any], share: float) -> dict[str, Any]:
     """*row* with what every unit costs when the server is used for *share* of its capacity."""
-    changed = {
-        name: value / share for name, value in row.items() if name.startswith(_PER_UNIT) and value is not None
-    }
+    from accelbench_assets.pricing.cost import utilised
+
+    changed = {name: utilised(value, share) for name, value in row.items() if name.startswith(_PER_UNIT)}
     return {**row, **changed, "utilisation": share}
 
 

@@ -47,17 +47,9 @@ COLUMNS = (
 FIELDS = (
     *("instance_type", "family", "provider", "accelerator_kind", "accelerator_name", "accelerator_count"),
     *("accelerator_memory_mib_each", "accelerator_memory_mib_total", "memory_bandwidth_gb_s_each"),
-    *(
-        "bf16_tflops_each",
-        "fp8_tflops_each",
-        "neuron_cores",
-        "interconnect",
-        "link_gb_s",
-        "vcpu",
-        "memory_mib",
-    ),
-    *("network_gbps", "efa_interfaces", "local_nvme_gb", "regions", "zones", "usage_classes", "confidence"),
-    *("as_of", "age_days", "source"),
+    *("bf16_tflops_each", "fp8_tflops_each", "neuron_cores", "interconnect", "link_gb_s", "vcpu"),
+    *("memory_mib", "network_gbps", "efa_interfaces", "local_nvme_gb", "regions", "zones"),
+    *("usage_classes", "confidence", "as_of", "age_days", "source"),
 )
 RefreshOption = Annotated[
     bool, typer.Option("--refresh", help="Ask EC2 and merge; needs AWS credentials, costs nothing.")

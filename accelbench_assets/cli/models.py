@@ -42,17 +42,9 @@ COLUMNS = (
     Column("license", "license", keep=8),
 )
 FIELDS = (
-    *(
-        "slug",
-        "model_id",
-        "revision",
-        "architecture",
-        "parameters",
-        "active_parameters",
-        "layers",
-        "hidden_size",
-    ),
-    *("attention_heads", "kv_heads", "head_dim", "attention_kind", "full_attention_layers", "sliding_window"),
+    *("slug", "model_id", "revision", "architecture", "parameters", "active_parameters"),
+    *("layers", "hidden_size", "attention_heads", "kv_heads", "head_dim", "attention_kind"),
+    *("full_attention_layers", "sliding_window"),
     *("experts", "experts_per_token", "vocab_size", "max_position_embeddings", "dtype", "quantization"),
     *("weight_bytes", "weights_are", "kv_bytes_per_token", "gated", "license", "origin", "as_of", "age_days"),
     *("fetched_at", "source", "notes"),

@@ -6,6 +6,7 @@ Does not belong here: options of one command.
 
 from __future__ import annotations
 
+from datetime import date
 from enum import StrEnum
 from typing import Annotated
 
@@ -32,6 +33,9 @@ DebugOption = Annotated[
     bool, typer.Option("--debug", callback=set_debug, help="Show the traceback of an unexpected error.")
 ]
 LimitOption = Annotated[int, typer.Option("--limit", min=1, help="At most this many rows.")]
+AsOfOption = Annotated[
+    str | None, typer.Option("--as-of", help="Prices as known at the end of this day (2026-11-30).")
+]
 
 
 def chosen(fmt: Format, as_json: bool) -> Format:
@@ -48,6 +52,14 @@ def split_list(flag: str, values: list[str] | str | None) -> list[str]:
     if any(not part for part in parts):
         raise UsageError(f"{flag}: an empty element in {','.join(raw)!r}.")
     return parts
+
+
+def day_of(flag: str, text: str | None) -> date | None:
+    """The day that *flag* names, ``None`` without one; anything else is refused."""
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{flag}: {text!r} is not a day such as 2026-11-30.") from None
 
 
 def near(name: str, known: list[str] | tuple[str, ...]) -> str:

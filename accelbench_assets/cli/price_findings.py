@@ -77,4 +77,6 @@ def kept(before: Iterable[Point], after: Iterable[Point]) -> list[str]:
 
 def exact(value: Decimal | None) -> str:
     """Prices are shown as they are, never rounded: 2.24208."""
-    return "-" if value is None else f"{value.normalize():f}"
+    from accelbench_assets.pricing.points import plain
+
+    return "-" if value is None else plain(value)

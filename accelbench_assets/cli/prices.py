@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from accelbench_assets.cli.options import (
+    AsOfOption,
     DebugOption,
     Format,
     FormatOption,
     JsonOption,
     QuietOption,
     chosen,
+    day_of,
     near,
     split_list,
 )
@@ -34,17 +36,8 @@ app = typer.Typer(
 )
 
 FIELDS = (
-    *(
-        "provider",
-        "region",
-        "zone",
-        "instance_type",
-        "os",
-        "tenancy",
-        "tier",
-        "payment_option",
-        "offering_class",
-    ),
+    *("provider", "region", "zone", "instance_type", "os", "tenancy"),
+    *("tier", "payment_option", "offering_class"),
     *("effective_usd_per_hour", "usd_per_hour", "usd_per_hour_p90", "upfront_usd", "term_hours", "sku"),
     *("effective_from", "fetched_at", "source", "source_sha256", "missing_reason"),
 )
@@ -67,9 +60,6 @@ ProviderOption = Annotated[str | None, typer.Option("--provider", help="Only thi
 RegionOption = Annotated[
     str | None, typer.Option("--region", help="Only this region (default: the setting); any: all of them.")
 ]
-DayOption = Annotated[
-    str | None, typer.Option("--as-of", help="As known at the end of this day (2026-11-30).")
-]
 
 
 @app.command("list")
@@ -79,7 +69,7 @@ def list_prices(
     tier: Annotated[str, typer.Option("--tier", help="Only this tier; any: all of them.")] = "on_demand",
     provider: ProviderOption = None,
     missing: Annotated[bool, typer.Option("--missing", help="Only what has no price, and why.")] = False,
-    as_of: DayOption = None,
+    as_of: AsOfOption = None,
     fmt: FormatOption = Format.table,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -87,7 +77,7 @@ def list_prices(
 ) -> None:
     """List the latest prices, each with the day it is from and its source."""
     format_ = chosen(fmt, as_json)
-    points = _known(_day("--as-of", as_of))
+    points = _known(day_of("--as-of", as_of))
     _check("--tier", tier, {p.tier for p in points} | {"on_demand", "any"})
     if provider is not None:
         _check("--provider", provider, {p.provider for p in points})
@@ -106,7 +96,7 @@ def list_prices(
 def show_prices(
     instance: Annotated[str, typer.Argument(help="The instance type, such as p5.48xlarge.")],
     region: RegionOption = None,
-    as_of: DayOption = None,
+    as_of: AsOfOption = None,
     fmt: FormatOption = Format.table,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -114,7 +104,7 @@ def show_prices(
 ) -> None:
     """Everything known of one type: every tier and payment, the reason where there is no price."""
     format_ = chosen(fmt, as_json)
-    points = _known(_day("--as-of", as_of))
+    points = _known(day_of("--as-of", as_of))
     names = {p.instance_type for p in points}
     if instance not in names:
         raise UsageError(f"No price of {instance!r} is known. {near(instance, sorted(names))}")
@@ -143,11 +133,8 @@ def refresh(
     debug: DebugOption = False,
 ) -> None:
     """Ask for today's prices and keep them. What cannot be had or believed keeps its last good price and says so."""
-    from dataclasses import replace
-
     from accelbench_assets.pricing.providers import PROVIDERS
     from accelbench_assets.pricing.refresh import take
-    from accelbench_assets.pricing.sources import Sources
 
     format_ = chosen(fmt, as_json)
     names = split_list("--provider", provider) or [n for n, one in PROVIDERS.items() if one.asks]
@@ -155,17 +142,18 @@ def refresh(
         _check("--provider", name, set(PROVIDERS))
         if not PROVIDERS[name].asks:
             raise UsageError(f"--provider: {name} is not asked; its prices come with the package.")
-    sources = Sources.of(STATE.settings)
-    mode = source or (sources.aws if sources.aws != "off" else "auto")
+    settings = STATE.settings.prices
+    mode = source or (settings.aws if settings.aws != "off" else "auto")
     _check("--source", mode, {"api", "bulk", "auto"})
-    sources = replace(sources, aws=mode, regions=tuple(split_list("--region", region)) or sources.regions)
+    asked = tuple(split_list("--region", region)) or settings.regions
+    settings = settings.model_copy(update={"aws": mode, "regions": asked})
     lake = STATE.lake()
     lake.check_writable()
-    STATE.note(f"Asking {', '.join(names)} for {len(sources.regions)} region(s): this takes minutes.")
+    STATE.note(f"Asking {', '.join(names)} for {len(asked)} region(s): this takes minutes.")
     report = take(
         lake,
         datetime.now(UTC).date(),
-        sources,
+        settings,
         regions=(STATE.settings.region,),
         providers=names,
         again=True,
@@ -218,8 +206,8 @@ def diff(
     from accelbench_assets.pricing.store import days
 
     known = list(days(STATE.lake().storage))
-    later = _day("--to", until) or (known[-1] if known else None)
-    earlier = _day("--from", since) or max((day for day in known if later and day < later), default=None)
+    later = day_of("--to", until) or (known[-1] if known else None)
+    earlier = day_of("--from", since) or max((day for day in known if later and day < later), default=None)
     if later is None or earlier is None:
         raise UsageError(
             "There are not two days of prices to compare.", hint="`accelbench prices list` shows one."
@@ -271,15 +259,6 @@ def _emit(points: list[Point], format_: Format) -> None:
     spot = any(row["usd_per_hour_p90"] is not None for row in rows)
     columns = [column for column in COLUMNS if spot or column.name != "p90"]
     emit(rows, columns, format_, fields=FIELDS, empty="No price matches.")
-
-
-def _day(flag: str, text: str | None) -> date | None:
-    if text is None:
-        return None
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"{flag}: {text!r} is not a day such as 2026-11-30.") from None
 
 
 def _check(flag: str, value: str, known: set[str]) -> None:

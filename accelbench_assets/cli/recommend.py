@@ -7,12 +7,12 @@ Belongs here: flags and the names they may take. Does not belong here: arithmeti
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from accelbench_assets.cli.options import (
+    AsOfOption,
     DebugOption,
     Format,
     FormatOption,
@@ -20,6 +20,7 @@ from accelbench_assets.cli.options import (
     LimitOption,
     QuietOption,
     chosen,
+    day_of,
     near,
 )
 from accelbench_assets.cli.output import write_json
@@ -76,9 +77,7 @@ def recommend(
             "--payment", help="no_upfront, partial_upfront or all_upfront; by default the cheapest of them."
         ),
     ] = None,
-    as_of: Annotated[
-        str | None, typer.Option("--as-of", help="Prices as known at the end of this day (2026-11-30).")
-    ] = None,
+    as_of: AsOfOption = None,
     origin: Annotated[
         str | None, typer.Option("--origin", help="Only the list measured, or estimated (CSV has one list).")
     ] = None,
@@ -102,7 +101,7 @@ def recommend(
     from accelbench_assets.sizing.measured import calibration_of, rank, read_steps
     from accelbench_assets.sizing.recommend import recommend as answer
 
-    wish = Wish(region or STATE.settings.region, tier, payment, _day(as_of))
+    wish = Wish(region or STATE.settings.region, tier, payment, day_of("--as-of", as_of))
     ttft_ms, tpot_ms = objective(slo)
     ask = Ask(
         model=_model(model),
@@ -187,10 +186,3 @@ def _prices(book: PriceBook) -> Callable[[str], Price]:
         return Price(offer.usd_per_hour, offer.missing_reason, offer.as_of, offer.source, offer.terms)
 
     return price
-
-
-def _day(text: str | None) -> date | None:
-    try:
-        return None if text is None else date.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"--as-of: {text!r} is not a day such as 2026-11-30.") from None

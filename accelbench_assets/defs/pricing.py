@@ -14,7 +14,6 @@ from accelbench_assets.defs.metadata import OWNERS, table_metadata
 from accelbench_assets.defs.resources import AccelBench
 from accelbench_assets.launch.host import local_instance
 from accelbench_assets.pricing.refresh import Report, take
-from accelbench_assets.pricing.sources import Sources
 
 FIRST_DAY = "2026-11-01"
 SHOWN = 20
@@ -78,7 +77,7 @@ def pricing_snapshots(
     report = take(
         lake,
         date.fromisoformat(context.partition_key),
-        Sources.of(settings),
+        settings.prices,
         declared=tuple(declared.items()),
         also=tuple(sorted(unpriced)),
         regions=(settings.region,),
@@ -97,11 +96,12 @@ def pricing_snapshots(
 
 
 def _checks(report: Report) -> list[dg.AssetCheckResult]:
-    rows = report.table.select(["effective_usd_per_hour", "missing_reason"]).to_pylist()
+    prices, reasons = (
+        report.table.column(name).to_pylist() for name in ("effective_usd_per_hour", "missing_reason")
+    )
     bad = sum(
-        (row["effective_usd_per_hour"] is None) == (row["missing_reason"] is None)
-        or (row["effective_usd_per_hour"] or 1) <= 0
-        for row in rows
+        reason is None if price is None else reason is not None or price <= 0
+        for price, reason in zip(prices, reasons, strict=True)
     )
 
     def told(name: str, findings: Sequence[str], severity: dg.AssetCheckSeverity) -> dg.AssetCheckResult:

@@ -22,7 +22,8 @@ from accelbench_assets.pricing.points import (
     Group,
     Point,
 )
-from accelbench_assets.pricing.sources import Sources, Unit, aws_units
+from accelbench_assets.pricing.sources import Unit, aws_units
+from accelbench_assets.settings_groups import PricesSettings
 from partitions.catalog import load_instances
 
 PACKAGED_REGION = "us-east-1"
@@ -57,14 +58,14 @@ def packaged_sagemaker() -> tuple[Point, ...]:
     return catalog(SAGEMAKER)
 
 
-def units(sources: Sources) -> Iterator[Unit]:
+def units(settings: PricesSettings) -> Iterator[Unit]:
     """What is asked of AWS under these settings: nothing when it is off."""
-    mode = sources.aws
+    mode = settings.aws
     if mode == "auto":
         from accelbench_assets.pricing.aws.clients import has_credentials
 
         mode = "api" if has_credentials() else "bulk"
-    return iter(()) if mode == "off" else aws_units(sources, mode, ec2_types())
+    return iter(()) if mode == "off" else aws_units(settings, mode, ec2_types())
 
 
 def command(region: str, tier: str = ON_DEMAND) -> str:

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
 from accelbench_assets.pricing.aws.reading import Reading
-from accelbench_assets.pricing.points import CAPACITY_BLOCK, ON_DEMAND, Group, Point
+from accelbench_assets.pricing.points import CAPACITY_BLOCK, Group, Point, spoken
 from accelbench_assets.pricing.sources import Unit
 
 MOST_LOST = Decimal("0.5")
@@ -50,7 +50,7 @@ def failed_tiers(unit: Unit, reading: Reading, standing: Sequence[Point]) -> dic
     for tier in unit.tiers:
         had = {group: n for group, n in before.items() if group.tier == tier}
         has = {group: n for group, n in now.items() if group.tier == tier}
-        known, said = sum(had.values()), _spoken(tier)
+        known, said = sum(had.values()), spoken(tier)
         if not has:
             empty.append(tier)
             if tier == CAPACITY_BLOCK and (reading.sold_out or not known):
@@ -67,13 +67,9 @@ def failed_tiers(unit: Unit, reading: Reading, standing: Sequence[Point]) -> dic
                 failed[tier] = f"the answer lacks {lost} of {known} known {said} prices"
     if failed:
         for tier in empty:
-            failed.setdefault(tier, f"the answer has no {_spoken(tier)} price and is not believed")
+            failed.setdefault(tier, f"the answer has no {spoken(tier)} price and is not believed")
     return failed
 
 
 def _counted(points: Iterable[Point], groups: set[Group]) -> Counter[Group]:
     return Counter(p.group for p in points if p.group in groups and p.effective_usd_per_hour is not None)
-
-
-def _spoken(tier: str) -> str:
-    return "on-demand" if tier == ON_DEMAND else tier.replace("_", " ")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from accelbench_assets.lake.storage import Storage
 
 MOST_USD_PER_HOUR = 1_000_000
+"""As in the mart ``latest_prices``; what a source may say is far less (``sanity``)."""
 COMMITTED = (*p.RESERVED, *p.SAVINGS)
 _REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
 
@@ -107,7 +108,7 @@ class Offer:
         if point.tier == p.SPOT:
             words += ", mean of 30 days"
             if point.usd_per_hour_p90 is not None:
-                words += f", 90 % of the time at most {point.usd_per_hour_p90.normalize():f}"
+                words += f", 90 % of the time at most {p.plain(point.usd_per_hour_p90)}"
         return words
 
     @property

@@ -31,6 +31,7 @@ from accelbench_assets.pricing.points import (
     SAVINGS,
     SPOT,
     Point,
+    plain,
 )
 from partitions.catalog import load_instances
 
@@ -217,11 +218,6 @@ def _raw(point: Point, price: Decimal) -> str:
     return words
 
 
-def plain(value: Decimal) -> str:
-    """A price as it is, without trailing zeros or exponent."""
-    return f"{value.normalize():f}"
-
-
 def short(value: Decimal) -> str:
     """Two significant digits, never in scientific notation: 0.0000018."""
-    return f"{Decimal(f'{value:.1e}').normalize():f}"
+    return plain(Decimal(f"{value:.1e}"))

@@ -1,7 +1,7 @@
 """One price point: what an hour of one machine costs in one place, by one way of paying, and who says so.
 
-Belongs here: the row's fields, its key, the effective hourly price, the names of tiers and payments.
-Does not belong here: where points come from (``packaged``, ``catalogs``, ``aws``), which of them hold (``merge``).
+Belongs here: the row's fields, its key, the effective hourly price, the names of tiers and payments, money in words.
+Does not belong here: where points come from (``packaged``, ``catalog``, ``aws``), which of them hold (``merge``).
 
 Money is a decimal in US dollars, rounded half to even to the ten decimals of the column.
 """
@@ -151,6 +151,16 @@ def effective(hourly: Decimal | None, upfront: Decimal | None, hours: float | No
         raise ValueError(f"an upfront payment of {upfront} USD needs a term")
     spread = upfront / Decimal(str(hours))
     return (spread + (hourly or Decimal(0))).quantize(QUANTUM, ROUND_HALF_EVEN)
+
+
+def plain(value: Decimal) -> str:
+    """A price as it is, without trailing zeros or exponent."""
+    return f"{value.normalize():f}"
+
+
+def spoken(tier: str) -> str:
+    """A tier before the word price: on-demand, reserved 1y."""
+    return "on-demand" if tier == ON_DEMAND else tier.replace("_", " ")
 
 
 def utc(value: object) -> datetime | None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
 
 from accelbench_assets.pricing import amazon, lambda_cloud, runpod
 from accelbench_assets.pricing.points import AWS, SAGEMAKER, Point
-from accelbench_assets.pricing.sources import Sources, Unit
+from accelbench_assets.pricing.sources import Unit
+from accelbench_assets.settings_groups import PricesSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,7 @@ class Provider:
     """``packaged`` are dated facts that need no network; ``units`` what can be asked, nothing for most."""
 
     packaged: Callable[[], tuple[Point, ...]]
-    units: Callable[[Sources], Iterator[Unit]] = lambda sources: iter(())
+    units: Callable[[PricesSettings], Iterator[Unit]] = lambda settings: iter(())
     asks: bool = False
 
 
@@ -34,3 +36,9 @@ PROVIDERS: Mapping[str, Provider] = {
 def packaged_points() -> list[Point]:
     """The packaged facts of all providers."""
     return [point for provider in PROVIDERS.values() for point in provider.packaged()]
+
+
+def packaged_on(day: date) -> list[Point]:
+    """The packaged facts that were known by the end of *day* (UTC)."""
+    end = datetime.combine(day, time.max, UTC)
+    return [p for p in packaged_points() if p.fetched_at is None or p.fetched_at <= end]

@@ -10,11 +10,13 @@ price never names an answer that is not there.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from accelbench_assets.errors import AccelBenchError
@@ -23,13 +25,14 @@ from accelbench_assets.pricing.amazon import PACKAGED_REGION, command
 from accelbench_assets.pricing.answers import failed_tiers, groups_of
 from accelbench_assets.pricing.aws.reading import Reading, Stamp
 from accelbench_assets.pricing.merge import blanked, hold_back, newest
-from accelbench_assets.pricing.plausible import implausible, plain
-from accelbench_assets.pricing.points import Point
-from accelbench_assets.pricing.providers import PROVIDERS, packaged_points
+from accelbench_assets.pricing.plausible import implausible
+from accelbench_assets.pricing.points import Point, plain
+from accelbench_assets.pricing.providers import PROVIDERS, packaged_on
 from accelbench_assets.pricing.raw import keep
 from accelbench_assets.pricing.snapshot import day_points, to_table
-from accelbench_assets.pricing.sources import Sources, Unit
+from accelbench_assets.pricing.sources import Unit
 from accelbench_assets.scrub import scrub
+from accelbench_assets.settings_groups import PricesSettings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -102,7 +105,7 @@ class Report:
 def take(
     lake: Lake,
     day: date,
-    sources: Sources,
+    settings: PricesSettings,
     *,
     declared: tuple[tuple[str, Decimal | float | str], ...] = (),
     also: Iterable[str] = (),
@@ -114,7 +117,7 @@ def take(
 ) -> Report:
     """Write the snapshot of *day* and report on it.
 
-    Of *providers* (all of them, if not given) those are asked that *sources* allow, and only for the current day
+    Of *providers* (all of them, if not given) those are asked that *settings* allow, and only for the current day
     (*now*, UTC): today's prices are not those of another day. What was asked within ``max_age_h`` is not asked *again*
     unless told to. *regions* get blank rows even if nobody was asked about them. An answer that lacks most of what was
     known is a failure, unless *accept_fewer*: somebody has looked, and it is true.
@@ -125,15 +128,14 @@ def take(
     at = now or datetime.now(UTC)
     known = store.known_on(lake.storage, day)
     asked = PROVIDERS if providers is None else providers
-    units = [u for name in asked for u in PROVIDERS[name].units(sources)] if day == at.date() else []
-    since = at - timedelta(hours=sources.max_age_h)
+    units = [u for name in asked for u in PROVIDERS[name].units(settings)] if day == at.date() else []
+    since = at - timedelta(hours=settings.max_age_h)
     answered = {p.group for p in known if p.fetched_at and p.fetched_at >= since} if units else set()
     due = [u for u in units if again or not answered.intersection(groups_of(u))]
     readings = _ask(due, at)
     if due:  # that may have taken minutes, in which others wrote
         known = store.known_on(lake.storage, day)
-    end = datetime.combine(day, time.max, UTC)
-    packaged = [p for p in packaged_points() if p.fetched_at is None or p.fetched_at <= end]
+    packaged = packaged_on(day)
     lost = _judged(due, readings, newest(known, packaged), at, accept_fewer)
     fetched = [point for reading in readings if isinstance(reading, Reading) for point in reading.points]
     faults = sanity.impossible(fetched)
@@ -168,20 +170,32 @@ def take(
 
 
 def _ask(units: Sequence[Unit], at: datetime) -> list[Reading | AccelBenchError]:
-    """The reading of each unit, or its error; a few at a time."""
+    """The reading of each unit, or its error; a few at a time. An interrupt ends it at once: the threads are daemons,
+    since an answer may take half an hour and nobody waits for it any more.
+    """
+    found: dict[int, Reading | AccelBenchError] = {}
+    waiting: SimpleQueue[tuple[int, Unit]] = SimpleQueue()
+    for one in enumerate(units):
+        waiting.put(one)
 
-    def one(unit: Unit) -> Reading | AccelBenchError:
-        try:
-            return unit.ask(at)
-        except AccelBenchError as error:
-            return error
-        except Exception as error:  # one source's surprise must not cost the snapshot of the others
-            return AccelBenchError(f"{unit.name}: unexpected {type(error).__name__}: {scrub(str(error))}")
+    def work() -> None:
+        with contextlib.suppress(Empty):
+            while True:
+                place, unit = waiting.get_nowait()
+                try:
+                    found[place] = unit.ask(at)
+                except AccelBenchError as error:
+                    found[place] = error
+                except Exception as error:  # one source's surprise must not cost the snapshot of the others
+                    said = f"{unit.name}: unexpected {type(error).__name__}: {scrub(str(error))}"
+                    found[place] = AccelBenchError(said)
 
-    if not units:
-        return []
-    with ThreadPoolExecutor(min(THREADS, len(units)), thread_name_prefix="prices") as pool:
-        return list(pool.map(one, units))
+    threads = [Thread(target=work, name=f"prices-{n}", daemon=True) for n in range(min(THREADS, len(units)))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [found[place] for place in range(len(units))]
 
 
 def _judged(
@@ -199,7 +213,7 @@ def _judged(
         gone: dict[str, str] = {}
         if isinstance(reading, Reading):
             gone = {} if accept_fewer else failed_tiers(unit, reading, standing)
-            source = f"{reading.points[0].source}" if reading.points else f"AWS {unit.what} {unit.region}"
+            source = str(reading.points[0].source) if reading.points else f"AWS {unit.what} {unit.region}"
             stamp = Stamp(at, source, reading.raw[0].sha256 if reading.raw else "")
             reading.drop(gone)
             asked = [group for group in groups_of(unit) if group.tier not in gone]

@@ -25,6 +25,7 @@ from accelbench_assets.pricing.points import (
     SPOT,
     Group,
     Point,
+    plain,
 )
 
 MOST_USD_PER_HOUR = Decimal(1000)
@@ -40,7 +41,7 @@ def impossible(points: Sequence[Point]) -> dict[int, str]:
             if point.missing_reason is None:
                 found[place] = "neither a price nor a reason was given"
         elif not 0 < price <= MOST_USD_PER_HOUR:
-            found[place] = f"the source says {price.normalize():f} USD an hour, which cannot be"
+            found[place] = f"the source says {plain(price)} USD an hour, which cannot be"
     return found
 
 
@@ -58,7 +59,7 @@ def at_odds(points: Iterable[Point]) -> list[str]:
         if price is None or base is None:
             continue
         if point.tier in (*RESERVED, *SAVINGS) and price > base:
-            found.append(f"{label(point)}: {price.normalize():f} against {base.normalize():f} on demand")
+            found.append(f"{label(point)}: {plain(price)} against {plain(base)} on demand")
     return found
 
 
@@ -73,7 +74,7 @@ def jumps(before: Iterable[Point], after: Iterable[Point]) -> list[str]:
         old, new = earlier.get(point.key), point.effective_usd_per_hour
         if point.tier != DECLARED and old and new is not None and abs(new / old - 1) > JUMP:
             change = (new / old - 1) * 100
-            found.append(f"{label(point)}: {old.normalize():f} to {new.normalize():f} ({change:+.0f} %)")
+            found.append(f"{label(point)}: {plain(old)} to {plain(new)} ({change:+.0f} %)")
     return found
 
 
@@ -99,7 +100,7 @@ def vanished(before: Iterable[Point], after: Sequence[Point]) -> list[str]:
         reason = (still.missing_reason if still else None) or reasons.get(
             point.group, "no longer in the answer"
         )
-        found[label(point)] = f"{label(point)}: {old.normalize():f} before, none now: {reason}"
+        found[label(point)] = f"{label(point)}: {plain(old)} before, none now: {reason}"
     return list(found.values())
 
 

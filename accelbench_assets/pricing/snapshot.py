@@ -32,7 +32,7 @@ from accelbench_assets.pricing.points import (
     UNSTATED_REGION,
     Point,
 )
-from accelbench_assets.pricing.providers import packaged_points
+from accelbench_assets.pricing.providers import packaged_on
 from partitions.catalog import load_instances
 from partitions.cell import OWN_FAMILIES, CellError, family_of
 
@@ -116,8 +116,7 @@ def day_points(
     prices = dict(declared)
     if len(prices) != len(declared):
         raise UsageError("usd_per_hour is declared twice for the same instance.")
-    end = datetime.combine(day, time.max, UTC)
-    packaged = [p for p in packaged_points() if p.fetched_at is None or p.fetched_at <= end]
+    packaged = packaged_on(day)
     known, fetched = list(known), list(fetched)
     asked = {p.region for p in (*known, *packaged, *fetched) if p.provider == AWS}
     places = tuple(sorted({*regions, *asked} - {UNSTATED_REGION}))

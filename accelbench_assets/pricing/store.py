@@ -3,27 +3,28 @@
 Belongs here: reading one day's snapshot without reading the others. Does not belong here: writing (``refresh``), SQL.
 
 Every file of ``facts/price_points/date=…`` is a whole snapshot. A day may have several, since each declared price and
-each refresh writes one; the greatest ``snapshot_id`` is the last word.
+each refresh writes one; the greatest ``snapshot_id`` is the last word on all that its writer had heard of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from datetime import date, datetime
+from collections.abc import Collection, Sequence
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from accelbench_assets.lake.io import in_parallel
+from accelbench_assets.lake.layout import dated_folder
 from accelbench_assets.lake.storage import MissingKeyError
 from accelbench_assets.lake.tables import SCHEMAS
-from accelbench_assets.pricing.merge import newest
-from accelbench_assets.pricing.points import FIELDS, LONG_AGO, UNSTATED_REGION, Group, Point
+from accelbench_assets.pricing.points import FIELDS, UNSTATED_REGION, Group, Key, Point
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     from accelbench_assets.lake.storage import Storage
 
-FOLDER = "facts/price_points"
+FOLDER = dated_folder("price_points")
 
 
 def days(storage: Storage) -> dict[date, list[str]]:
@@ -48,27 +49,51 @@ def snapshots(storage: Storage, until: date) -> list[pa.Table]:
     return sorted((t for t in tables if t is not None), key=lambda t: str(t.column("snapshot_id")[0]))
 
 
+def together(tables: Sequence[pa.Table], only: pc.Expression | None = None) -> pa.Table:
+    """The rows (those that *only* picks, by group) that count of a day's snapshots, the last word last: its own, and
+    what the others know beyond that.
+
+    Two processes that write at once each miss what the other was told; every answer has its own moment, so what is
+    missing is found by moments the last snapshot does not have. The prices of a provider, region, type and tier are one
+    answer, and the one given last counts, whole: the rule of the mart ``latest_prices``.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    *others, last = tables
+    asked = pc.field("fetched_at")
+    unheard = asked.is_valid() & ~asked.isin(pc.unique(last.column("fetched_at")))
+    if only is not None:
+        unheard, last = unheard & only, last.filter(only)
+    parts = [part for part in (table.filter(unheard) for table in others) if part.num_rows]
+    if not parts:
+        return last
+    parts.append(last)
+    table = pa.concat_tables(
+        parts, promote_options="permissive"
+    )  # an older file has another order of columns
+    place = pa.concat_arrays([pa.repeat(n, part.num_rows) for n, part in enumerate(parts)])
+    group = pc.binary_join_element_wise(*(table.column(name) for name in Group._fields), "\n")
+    answers = pa.table({"group": group, "asked": table.column("fetched_at"), "place": place})
+    by_age = answers.sort_by(
+        [("asked", "descending"), ("place", "descending")]
+    )  # what nobody was asked comes last
+    given_last = by_age.group_by("group", use_threads=False).aggregate([("place", "first")])
+    counts = given_last.column("place_first").take(pc.index_in(group, value_set=given_last.column("group")))
+    return _ordered(table.filter(pc.equal(counts, place)))
+
+
 def latest(storage: Storage, until: date) -> list[dict[str, Any]]:
-    """The rows of the last snapshot up to *until*, as the table has them; empty if there is none."""
+    """The rows that held at the end of *until*, blanks among them, as the table has them; empty if there are none."""
     tables = snapshots(storage, until)
-    rows: list[dict[str, Any]] = tables[-1].to_pylist() if tables else []
+    rows: list[dict[str, Any]] = together(tables).to_pylist() if tables else []
     return rows
 
 
 def known_on(storage: Storage, until: date) -> list[Point]:
-    """What was known at the end of *until*: the last snapshot up to it, and what others of its day know beyond that.
-
-    Two processes that write at once each miss what the other was told; every answer has its own moment, so what is
-    missing is found by moments the last snapshot does not have.
-    """
-    import pyarrow.compute as pc
-
+    """What somebody was told by the end of *until*."""
     tables = snapshots(storage, until)
-    if not tables:
-        return []
-    moments = pc.unique(tables[-1].column("fetched_at"))
-    others = [t.filter(pc.invert(pc.is_in(t.column("fetched_at"), moments))) for t in tables[:-1]]
-    return newest(*(points(table) for table in [*others, tables[-1]]))
+    return points(together(tables)) if tables else []
 
 
 def rows_of(
@@ -76,37 +101,14 @@ def rows_of(
 ) -> tuple[str, list[dict[str, Any]]] | None:
     """The last snapshot's id up to *until*, and the rows with their ids that held then of *tiers* in *region*, blanks
     and declared prices of no region among them; ``None`` if there is no snapshot.
-
-    As the mart ``latest_prices`` has it: the prices of a provider, region, type and tier are one answer, and the one
-    given last that day counts, whole.
     """
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     tables = snapshots(storage, until)
     if not tables:
         return None
-    moments = pc.unique(tables[-1].column("fetched_at"))
-    groups: dict[Group, tuple[tuple[datetime, int], list[dict[str, Any]]]] = {}
-    for place, table in enumerate(tables):
-        wanted = pc.and_(
-            pc.is_in(table.column("tier"), value_set=pa.array(sorted(tiers), pa.string())),
-            pc.is_in(table.column("region"), value_set=pa.array([region, UNSTATED_REGION])),
-        )
-        if place < len(tables) - 1:  # of earlier ones only what the last word has never heard of
-            asked = table.column("fetched_at")
-            heard = pc.or_(pc.is_in(asked, value_set=moments), pc.is_null(asked))
-            wanted = pc.and_(wanted, pc.invert(heard))
-        answers: dict[Group, list[dict[str, Any]]] = {}
-        for row in table.filter(wanted).to_pylist():
-            group = Group(row["provider"], row["region"], row["instance_type"], row["tier"])
-            answers.setdefault(group, []).append(row)
-        for group, rows in answers.items():
-            at = max((row["fetched_at"] or LONG_AGO for row in rows), default=LONG_AGO), place
-            if group not in groups or at >= groups[group][0]:
-                groups[group] = at, rows
-    snapshot_id = str(tables[-1].column("snapshot_id")[0])
-    return snapshot_id, [row for _, rows in groups.values() for row in rows]
+    wanted = pc.field("tier").isin(sorted(tiers)) & pc.field("region").isin([region, UNSTATED_REGION])
+    return str(tables[-1].column("snapshot_id")[0]), together(tables, wanted).to_pylist()
 
 
 def points(table: pa.Table) -> list[Point]:
@@ -117,6 +119,15 @@ def points(table: pa.Table) -> list[Point]:
     known = set(asked.column_names)
     columns = [asked.column(n).to_pylist() if n in known else [None] * asked.num_rows for n in FIELDS]
     return [Point(*values) for values in zip(*columns, strict=True)]
+
+
+def _ordered(table: pa.Table) -> pa.Table:
+    """In the order that a snapshot is written in (``merge.settled``)."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    keys = pa.table({name: pc.fill_null(table.column(name), "") for name in Key._fields})
+    return table.take(pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in Key._fields]))
 
 
 def _read(storage: Storage, key: str) -> pa.Table | None:

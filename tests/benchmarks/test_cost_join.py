@@ -60,11 +60,12 @@ def results(schema: pa.Schema, steps: int, first: int = 0) -> pa.Table:
         rows.append(
             {
                 "run_id": f"synthetic-run-{run:06d}", "step_index": step, "cell_id": f"cell-{run:06d}",
-                "cell_key": f"made-up@0~{kind}~synthetic-1~tp1-{run // 420:08d}~mix.{workload}@1", "model": "made-up",
+                "cell_key": f"made-up@0~{kind}~synthetic-1~tp1-{run // 420:08d}~mix.{workload}@1",
+                "deployment": f"made-up@0~{kind}~synthetic-1~tp1-{run // 420:08d}", "model": "made-up",
                 "model_id": "synthetic/made-up", "instance_type": kind, "instance_count": 1 + run % 2,
                 "is_current": True, "engine": "synthetic", "engine_version": "1", "workload_id": f"mix.{workload}@1",
-                "superseded": False,
-                "verdict": "pass", "error_rate": 0.0, "steady": True, "origin": "simulated", "evidence_level": "demo",
+                "superseded": False, "verdict": "pass", "is_sound": True, "origin": "simulated",
+                "evidence_level": "demo",
                 "load_kind": "open" if step else "closed", "load_value": float(step + 1),
                 "slo_decision": "fail" if step == 3 else "pass",
                 "requests_per_s": rate, "input_tokens_per_s": rate * n_in, "output_tokens_per_s": rate * n_out,

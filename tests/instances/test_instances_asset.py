@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
 
 from accelbench_assets.defs.catalog import INSTANCES_AGREE, instance_types
-from accelbench_assets.defs.resources import AccelBench
 from accelbench_assets.instances import facts
-from accelbench_assets.lake.lake import Lake
 from partitions.catalog import instances_file, load_instances
+from tests.support.fact_assets import materialise
 
 
-def materialise(tmp_path: Path, **config: Any) -> tuple[dict[str, Any], dg.AssetCheckEvaluation, Lake]:
-    url = (tmp_path / "lake").as_uri()
-    result = dg.materialize(
-        [instance_types],
-        resources={"accelbench": AccelBench(lake_url=url)},
-        run_config={"ops": {"instance_types": {"config": config}}},
-    )
-    (event,) = result.get_asset_materialization_events()
-    (check,) = result.get_asset_check_evaluations()
-    metadata = {name: value.value for name, value in event.materialization.metadata.items()}
-    return metadata, check, Lake.open(url)
-
-
-def test_without_credentials_the_packaged_facts_with_their_age(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    metadata, check, lake = materialise(tmp_path)
+@pytest.mark.usefixtures("no_credentials")
+def test_without_credentials_the_packaged_facts_with_their_age(tmp_path: Path) -> None:
+    metadata, check, lake = materialise(instance_types, tmp_path)
     assert metadata["packaged_as_of"] == instances_file().as_of
     assert metadata["packaged_age_days"] == facts.packaged_age().days > 0
     assert metadata["asked"] == []
@@ -43,12 +25,11 @@ def test_without_credentials_the_packaged_facts_with_their_age(
     assert lake.read_table("instance_types").num_rows == len(load_instances())
 
 
+@pytest.mark.usefixtures("no_credentials")
 def test_asked_for_without_credentials_the_packaged_facts_stand_and_the_check_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    _, check, lake = materialise(tmp_path, refresh=True, regions=["us-east-1"])
+    _, check, lake = materialise(instance_types, tmp_path, refresh=True, regions=["us-east-1"])
     assert not check.passed
     assert "there are no AWS credentials" in str(check.metadata["failed"].value)
     assert lake.read_table("instance_types").num_rows == len(load_instances())
@@ -58,7 +39,7 @@ def test_refreshed_from_ec2_the_check_names_both_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ec2_url: str
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_EC2", ec2_url)
-    metadata, check, lake = materialise(tmp_path, refresh=True, regions=["us-east-1"])
+    metadata, check, lake = materialise(instance_types, tmp_path, refresh=True, regions=["us-east-1"])
     assert not check.passed
     assert check.severity is dg.AssetCheckSeverity.WARN
     told = check.metadata["contradictions"].value

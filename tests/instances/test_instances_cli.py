@@ -93,9 +93,8 @@ def test_wrong_usage(words: tuple[str, ...], says: str) -> None:
     assert says in str(caught.value)
 
 
-def test_refresh_without_credentials_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+@pytest.mark.usefixtures("no_credentials")
+def test_refresh_without_credentials_says_what_to_do() -> None:
     with pytest.raises(AccelBenchError, match="there are no AWS credentials") as caught:
         run("list", "--refresh")
     assert "AWS_PROFILE" in (caught.value.hint or "")

@@ -21,3 +21,10 @@ def prices(monkeypatch: pytest.MonkeyPatch) -> Iterator[Prices]:
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         yield server
+
+
+@pytest.fixture
+def asking(home: Path, prices: Prices, monkeypatch: pytest.MonkeyPatch) -> Prices:
+    """Settings that ask the test's server for one region, by its public files, under a fresh ``ACCELBENCH_HOME``."""
+    monkeypatch.setenv("ACCELBENCH_PRICES", prices.settings().model_dump_json())
+    return prices

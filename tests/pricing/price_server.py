@@ -19,6 +19,7 @@ from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from accelbench_assets.pricing.providers import packaged_points
+from accelbench_assets.settings_groups import PricesSettings
 
 DOCUMENTS = Path(__file__).parent / "documents"
 PAGE = 20
@@ -96,6 +97,10 @@ class Prices:
     def environment(self) -> dict[str, str]:
         services = {f"AWS_ENDPOINT_URL_{name.upper()}": self.url for name in SERVICES}
         return {**services, "AWS_ACCESS_KEY_ID": "synthetic", "AWS_SECRET_ACCESS_KEY": "synthetic-secret"}
+
+    def settings(self, *regions: str, aws: str = "bulk") -> PricesSettings:
+        """Settings that ask this server for *regions*."""
+        return PricesSettings(aws=aws, regions=regions or (HOME,), bulk_url=self.url, timeout_s=5)
 
     def text(self, name: str, region: str) -> str:
         found = sold(name, text(name, region), frozenset(self.gone))

@@ -16,7 +16,8 @@ from accelbench_assets.pricing.aws.reading import Reading
 from accelbench_assets.pricing.points import CAPACITY_BLOCK, ON_DEMAND, SPOT, Point
 from accelbench_assets.pricing.providers import packaged_points
 from accelbench_assets.pricing.refresh import Report
-from accelbench_assets.pricing.sources import Sources, Unit
+from accelbench_assets.pricing.sources import Unit
+from accelbench_assets.settings_groups import PricesSettings
 from tests.pricing.price_server import HOME, Prices
 
 P5 = "p5.48xlarge"
@@ -25,13 +26,9 @@ BEFORE = NOW - timedelta(days=1)
 WEST = "eu-west-1"
 
 
-def take(lake: Lake, sources: Sources, **options: Any) -> Report:
+def take(lake: Lake, sources: PricesSettings, **options: Any) -> Report:
     options = {"now": NOW, **options}
     return refresh.take(lake, options["now"].date(), sources, **options)
-
-
-def asked(prices: Prices, mode: str = "bulk", *regions: str) -> Sources:
-    return Sources(aws=mode, regions=regions or (HOME,), bulk_url=prices.url, timeout_s=5)
 
 
 def priced(report: Report, **wanted: Any) -> dict[tuple[str, ...], Decimal]:
@@ -74,10 +71,10 @@ RENAMED = [
 def test_what_a_renamed_name_hides_is_a_failure_and_keeps_every_price(
     lake: Lake, prices: Prices, mode: str, old: str, new: str, unit: str, said: str
 ) -> None:
-    first = take(lake, asked(prices, mode), now=BEFORE)
+    first = take(lake, prices.settings(aws=mode), now=BEFORE)
     assert not first.failed, [one.sentence for one in first.failed]
     prices.changed[old] = new
-    second = take(lake, asked(prices, mode))
+    second = take(lake, prices.settings(aws=mode))
     failed = {one.unit: one for one in second.failed}
     assert f"the answer has no {said} price where" in failed[unit].sentence
     assert "kept as of" in failed[unit].sentence
@@ -91,10 +88,10 @@ def test_what_a_renamed_name_hides_is_a_failure_and_keeps_every_price(
 
 
 def test_a_tier_that_fails_leaves_the_others_of_its_answer(lake: Lake, prices: Prices) -> None:
-    take(lake, asked(prices), now=BEFORE)
+    take(lake, prices.settings(), now=BEFORE)
     prices.changed['"LeaseContractLength"'] = '"Lease"'
     prices.changed['"77.7700000000"'] = '"78.7800000000"'
-    report = take(lake, asked(prices))
+    report = take(lake, prices.settings())
     (one,) = [one for one in report.outcomes if one.unit == "aws us-east-1 price list"]
     assert one.error is None
     assert len(one.lost) == 2
@@ -108,7 +105,7 @@ def test_the_packaged_prices_are_known_too(lake: Lake, prices: Prices) -> None:
     """The very first answer is already one without anything in it."""
     prices.changed['"Shared"'] = '"SharedTenancy"'
     prices.changed['"Hosting"'] = '"Endpoint"'
-    report = take(lake, asked(prices))
+    report = take(lake, prices.settings())
     said = {one.unit: one.sentence for one in report.failed}
     assert set(said) == {"aws us-east-1 price list", "aws-sagemaker us-east-1 price list"}
     assert "no on-demand price where 50 were known" in said["aws us-east-1 price list"]
@@ -130,7 +127,7 @@ def test_the_packaged_prices_are_known_too(lake: Lake, prices: Prices) -> None:
 
 def test_an_empty_list_of_a_region_never_known_is_a_failure(lake: Lake, prices: Prices) -> None:
     prices.changed['"Shared"'] = '"SharedTenancy"'
-    report = take(lake, asked(prices, "bulk", WEST))
+    report = take(lake, prices.settings(WEST))
     said = {one.unit: one.sentence for one in report.failed}
     assert set(said) == {f"aws {WEST} price list"}
     assert "nothing known from before" in said[f"aws {WEST} price list"]
@@ -142,18 +139,18 @@ def test_an_empty_list_of_a_region_never_known_is_a_failure(lake: Lake, prices: 
 
 
 def test_more_than_half_gone_is_a_failure_and_half_is_news(lake: Lake, prices: Prices) -> None:
-    first = take(lake, asked(prices), now=BEFORE)
+    first = take(lake, prices.settings(), now=BEFORE)
     names = sorted(n for _, n, tier, *_ in priced(first, provider="aws") if tier == "on_demand")
     assert len(names) == 50
     prices.gone = {n for n in names if n != P5 and not n.startswith("g6e.xlarge")}
     prices.gone = set(sorted(prices.gone)[:26])
-    second = take(lake, asked(prices))
+    second = take(lake, prices.settings())
     (one,) = second.failed
     assert "the answer lacks 26 of 50 known on-demand prices" in one.sentence
     assert priced(second) == priced(first)
     assert not second.vanished
     prices.gone = set(sorted(prices.gone)[:25])
-    third = take(lake, asked(prices), again=True)
+    third = take(lake, prices.settings(), again=True)
     assert not third.failed
     assert len(third.vanished) == 25
     assert all(
@@ -163,22 +160,22 @@ def test_more_than_half_gone_is_a_failure_and_half_is_news(lake: Lake, prices: P
 
 
 def test_fewer_are_accepted_when_somebody_says_so_and_then_stay_accepted(lake: Lake, prices: Prices) -> None:
-    take(lake, asked(prices), now=BEFORE)
+    take(lake, prices.settings(), now=BEFORE)
     prices.changed['"Hosting"'] = '"Endpoint"'
-    report = take(lake, asked(prices), accept_fewer=True)
+    report = take(lake, prices.settings(), accept_fewer=True)
     assert not report.failed
     assert not priced(report, provider="aws-sagemaker", tier="on_demand")
     assert len([one for one in report.vanished if "aws-sagemaker" in one]) == 20
-    tomorrow = take(lake, asked(prices), now=NOW + timedelta(days=1))
+    tomorrow = take(lake, prices.settings(), now=NOW + timedelta(days=1))
     assert not tomorrow.failed
     assert not tomorrow.vanished
 
 
 def test_a_failed_tier_is_asked_again_and_recovers(lake: Lake, prices: Prices) -> None:
     prices.changed['"Shared"'] = '"SharedTenancy"'
-    take(lake, asked(prices))
+    take(lake, prices.settings())
     prices.changed.clear()
-    report = take(lake, asked(prices))
+    report = take(lake, prices.settings())
     assert "aws us-east-1 price list" in {one.unit for one in report.outcomes}
     assert not report.failed
     assert priced(report, instance_type=P5, tier="reserved_1y", provider="aws")
@@ -236,9 +233,9 @@ def test_none_is_believed_again_where_it_was_answered_before() -> None:
 
 
 def test_sold_out_blocks_by_the_api(lake: Lake, prices: Prices) -> None:
-    take(lake, asked(prices, "api"), now=BEFORE)
+    take(lake, prices.settings(aws="api"), now=BEFORE)
     prices.changed['"CapacityBlockDurationHours": 24'] = '"CapacityBlockDurationHours": 48'
-    report = take(lake, asked(prices, "api"))
+    report = take(lake, prices.settings(aws="api"))
     assert "aws us-east-1 capacity blocks" not in {one.unit for one in report.failed}
     assert report.vanished == [
         "aws us-east-1 p5.48xlarge capacity_block us-east-1a all_upfront block_24h: 44 before, none now: "
@@ -247,9 +244,9 @@ def test_sold_out_blocks_by_the_api(lake: Lake, prices: Prices) -> None:
 
 
 def test_the_answer_of_a_failure_is_kept_as_evidence(lake: Lake, prices: Prices) -> None:
-    take(lake, asked(prices), now=BEFORE)
+    take(lake, prices.settings(), now=BEFORE)
     kept = set(lake.storage.list("facts_raw/price_points"))
     prices.changed['"Shared"'] = '"SharedTenancy"'
-    take(lake, asked(prices))
+    take(lake, prices.settings())
     assert set(lake.storage.list("facts_raw/price_points")) > kept
     assert store.known_on(lake.storage, NOW.date())

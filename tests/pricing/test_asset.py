@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from accelbench_assets.defs.pricing import PricingConfig, pricing_snapshots, today
+from accelbench_assets.defs.pricing import PricingConfig, _checks, pricing_snapshots, today
 from accelbench_assets.defs.resources import AccelBench
 from accelbench_assets.lake.lake import Lake
 from accelbench_assets.pricing import store
-from accelbench_assets.pricing.sources import Sources
+from accelbench_assets.pricing.points import Point
+from accelbench_assets.pricing.refresh import Report, take
+from accelbench_assets.pricing.snapshot import to_table
 from accelbench_assets.settings import load_settings
+from accelbench_assets.settings_groups import PricesSettings
 from tests.pricing.price_server import HOME, Prices
 
 CHECKS = {"price_or_reason", "possible_prices", "price_jumps", "prices_vanished", "sources_answered"}
@@ -34,14 +38,6 @@ def materialise(day: str, **config: Any) -> tuple[dict[str, dg.AssetCheckEvaluat
     return {c.check_name: c for c in result.get_asset_check_evaluations()}, dict(
         event.materialization.metadata
     )
-
-
-@pytest.fixture
-def asking(home: Path, prices: Prices, monkeypatch: pytest.MonkeyPatch) -> Prices:
-    """Settings that let the asset ask the test's server for one region's public files."""
-    sources = Sources(aws="bulk", regions=(HOME,), bulk_url=prices.url, timeout_s=5)
-    monkeypatch.setattr(Sources, "of", classmethod(lambda cls, settings: sources))
-    return prices
 
 
 def lake_rows() -> list[dict[str, Any]]:
@@ -88,9 +84,7 @@ def test_its_checks_fail_without_failing_the_snapshot(asking: Prices) -> None:
     asking.changed["77.7700000000"] = "60.0000000000"
     yesterday = datetime.now(UTC) - timedelta(days=1)
     lake = Lake.open(load_settings().lake_url)
-    from accelbench_assets.pricing.refresh import take
-
-    take(lake, yesterday.date(), Sources())
+    take(lake, yesterday.date(), PricesSettings())
     checks, _ = materialise(today())
     assert not checks["possible_prices"].passed
     assert checks["possible_prices"].severity == dg.AssetCheckSeverity.ERROR
@@ -128,10 +122,8 @@ def test_a_list_that_sells_nothing_any_more_fails_its_checks_and_keeps_the_price
 
 
 def test_prices_that_are_gone_and_prices_nobody_believes_fail_their_checks(asking: Prices) -> None:
-    from accelbench_assets.pricing.refresh import take
-
     yesterday = datetime.now(UTC) - timedelta(days=1)
-    take(Lake.open(load_settings().lake_url), yesterday.date(), Sources.of(None), now=yesterday)
+    take(Lake.open(load_settings().lake_url), yesterday.date(), PricesSettings(), now=yesterday)
     asking.gone.add("p4d.24xlarge")
     asking.changed['"77.7700000000"'] = '"983.2000000000"'
     checks, _ = materialise(today())
@@ -146,3 +138,17 @@ def test_prices_that_are_gone_and_prices_nobody_believes_fail_their_checks(askin
     assert "p5.48xlarge on_demand: implausible: 983.2 USD/h" in str(possible.metadata["first"].value)
     assert checks["price_or_reason"].passed
     assert checks["sources_answered"].passed
+
+
+@pytest.mark.parametrize(
+    ("usd", "reason", "passed"),
+    [("1", None, True), ("0", None, False), (None, "none", True)],
+)
+def test_a_price_of_nothing_is_no_price(usd: str | None, reason: str | None, passed: bool) -> None:
+    point = Point(
+        "aws", HOME, "p5.48xlarge", "on_demand", usd_per_hour=usd and Decimal(usd), missing_reason=reason
+    )
+    (check,) = (
+        c for c in _checks(Report(to_table(date.today(), [point]))) if c.check_name == "price_or_reason"
+    )
+    assert check.passed is passed

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import pytest
 
+from accelbench_assets.errors import UsageError
 from accelbench_assets.pricing import catalog, providers
 from accelbench_assets.pricing.points import Point
 from accelbench_assets.pricing.snapshot import price_points
-from accelbench_assets.pricing.sources import REGIONS, Sources
+from accelbench_assets.settings import load_settings
+from accelbench_assets.settings_groups import REGIONS, PricesSettings
 
 HEADER = ",".join(catalog.COLUMNS)
 DAY = date(2026, 11, 21)
@@ -68,7 +71,7 @@ def test_a_new_provider_is_a_catalog_and_a_line(tmp_path: object, monkeypatch: p
     found = {r["instance_type"]: r for r in price_points(DAY).to_pylist() if r["provider"] == "newcomer"}
     assert found["huge-1"]["usd_per_hour"] == Decimal("7.77")
     assert (found["huge-2"]["region"], found["huge-2"]["missing_reason"]) == ("unstated", "sold out")
-    assert list(providers.PROVIDERS["newcomer"].units(Sources(aws="bulk"))) == []
+    assert list(providers.PROVIDERS["newcomer"].units(PricesSettings(aws="bulk"))) == []
 
 
 @pytest.mark.parametrize(
@@ -101,9 +104,18 @@ def test_a_missing_catalog_and_a_wrong_header_are_refused() -> None:
 
 def test_nine_regions_and_nothing_asked_by_default() -> None:
     assert len(set(REGIONS)) == 9
-    assert Sources().aws == "off"
-    assert [u for one in providers.PROVIDERS.values() for u in one.units(Sources())] == []
-    with pytest.raises(Exception, match=r"prices\.aws"):
-        Sources(aws="always")
-    with pytest.raises(Exception, match=r"prices\.regions"):
-        Sources(regions=())
+    assert PricesSettings().aws == "off"
+    assert [u for one in providers.PROVIDERS.values() for u in one.units(PricesSettings())] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [("aws", "always", "off|auto|api|bulk"), ("regions", "[]", "at least 1"), ("timeout_s", "0", "than 0")],
+)
+@pytest.mark.usefixtures("home")
+def test_a_setting_of_prices_that_cannot_be_is_refused_by_name(
+    name: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"ACCELBENCH_PRICES__{name.upper()}", value)
+    with pytest.raises(UsageError, match=rf"Setting prices\.{name}: .*{re.escape(says)}"):
+        load_settings()

@@ -17,9 +17,8 @@ from accelbench_assets.cli import state
 from accelbench_assets.errors import AccelBenchError, UsageError
 from accelbench_assets.lake.lake import Lake
 from accelbench_assets.pricing.refresh import take
-from accelbench_assets.pricing.sources import Sources
 from accelbench_assets.settings import load_settings
-from tests.pricing.price_server import HOME, Prices
+from tests.pricing.price_server import Prices
 
 NOW = datetime.now(UTC)
 
@@ -46,11 +45,6 @@ def refused(*words: str) -> str:
     error = run(*words).exception
     assert isinstance(error, UsageError), error
     return str(error)
-
-
-def bulk(prices: Prices, monkeypatch: pytest.MonkeyPatch) -> None:
-    sources = Sources(regions=(HOME,), bulk_url=prices.url, timeout_s=5)
-    monkeypatch.setattr(Sources, "of", classmethod(lambda cls, settings: sources))
 
 
 def test_the_packaged_prices_are_listed_before_there_is_any_snapshot() -> None:
@@ -88,8 +82,7 @@ def test_show_has_every_tier_and_names_near_types() -> None:
     assert "Did you mean" in refused("show", "p5.48xlrge")
 
 
-def test_refresh_asks_and_the_list_shows_it(prices: Prices, monkeypatch: pytest.MonkeyPatch) -> None:
-    bulk(prices, monkeypatch)
+def test_refresh_asks_and_the_list_shows_it(asking: Prices) -> None:
     result = run("refresh", "--provider", "aws", "--source", "bulk", "--region", "eu-west-1,us-east-1")
     assert result.exit_code == 0, result.exception
     assert result.stdout.count("ok") == 8
@@ -102,11 +95,8 @@ def test_refresh_asks_and_the_list_shows_it(prices: Prices, monkeypatch: pytest.
     assert "--region eu-west-1 --source api" in spot["missing_reason"]
 
 
-def test_a_refresh_that_reaches_nobody_fails_and_keeps_what_was(
-    prices: Prices, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bulk(prices, monkeypatch)
-    prices.refuse["bulk", ""] = (503, "")
+def test_a_refresh_that_reaches_nobody_fails_and_keeps_what_was(asking: Prices) -> None:
+    asking.refuse["bulk", ""] = (503, "")
     result = run("refresh", "--source", "bulk")
     assert isinstance(result.exception, AccelBenchError)
     assert "the last good prices stand" in str(result.exception)
@@ -125,7 +115,7 @@ def test_diff_between_days(prices: Prices) -> None:
     assert "not two days" in refused("diff")
     lake = Lake.open(load_settings().lake_url)
     before = NOW - timedelta(days=1)
-    sources = Sources(aws="bulk", regions=(HOME,), bulk_url=prices.url, timeout_s=5)
+    sources = prices.settings()
     take(lake, before.date(), sources, now=before)
     prices.changed["77.7700000000"] = "70.0000000000"
     prices.changed["66.6600000000"] = "?"
@@ -148,22 +138,14 @@ def test_diff_between_days(prices: Prices) -> None:
     ] == [77.77]
 
 
-def test_refresh_and_diff_say_what_failed_vanished_or_is_not_believed(
-    prices: Prices, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bulk(prices, monkeypatch)
+def test_refresh_and_diff_say_what_failed_vanished_or_is_not_believed(asking: Prices) -> None:
     lake = Lake.open(load_settings().lake_url)
     before = NOW - timedelta(days=1)
-    take(
-        lake,
-        before.date(),
-        Sources(aws="bulk", regions=(HOME,), bulk_url=prices.url, timeout_s=5),
-        now=before,
-    )
-    prices.gone.add("p4d.24xlarge")
-    prices.changed['"77.7700000000"'] = '"983.2000000000"'
-    prices.changed['"LeaseContractLength"'] = '"Lease"'
-    prices.changed['"Hosting"'] = '"Endpoint"'
+    take(lake, before.date(), asking.settings(), now=before)
+    asking.gone.add("p4d.24xlarge")
+    asking.changed['"77.7700000000"'] = '"983.2000000000"'
+    asking.changed['"LeaseContractLength"'] = '"Lease"'
+    asking.changed['"Hosting"'] = '"Endpoint"'
     result = run("refresh", "--source", "bulk", "--json")
     assert result.exit_code == 0, result.exception
     units = {row["unit"]: row for row in json.loads(result.stdout)["rows"]}

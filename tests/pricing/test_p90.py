@@ -11,15 +11,14 @@ from accelbench_assets.cli import prices as command
 from accelbench_assets.cli import state
 from accelbench_assets.lake.lake import Lake
 from accelbench_assets.pricing.refresh import take
-from accelbench_assets.pricing.sources import Sources
 from accelbench_assets.settings import load_settings
-from tests.pricing.price_server import HOME, Prices
+from tests.pricing.price_server import Prices
 
 
 @pytest.mark.usefixtures("home")
 def test_prices_show_has_the_quantile_beside_the_mean(prices: Prices) -> None:
     lake = Lake.open(load_settings().lake_url)
-    report = take(lake, datetime.now(UTC).date(), Sources(aws="api", regions=(HOME,), timeout_s=5))
+    report = take(lake, datetime.now(UTC).date(), prices.settings(aws="api"))
     spot = [r for r in report.table.to_pylist() if r["tier"] == "spot" and r["zone"]]
     assert spot
     assert all(r["usd_per_hour_p90"] >= r["usd_per_hour"] > 0 for r in spot)

@@ -21,7 +21,7 @@ from accelbench_assets.pricing.plausible import (
 )
 from accelbench_assets.pricing.points import Point
 from accelbench_assets.pricing.providers import packaged_points
-from accelbench_assets.pricing.sources import Sources
+from accelbench_assets.settings_groups import PricesSettings
 from tests.pricing.price_server import HOME, Prices
 
 P5 = "p5.48xlarge"
@@ -196,7 +196,7 @@ def rows(report: refresh.Report, **wanted: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("usd", ["0.0001000000", "983.2000000000"])
 def test_the_row_stays_with_its_raw_price_in_the_reason(lake: Lake, prices: Prices, usd: str) -> None:
     prices.changed['"77.7700000000"'] = f'"{usd}"'
-    sources = Sources(aws="bulk", regions=("eu-west-1",), bulk_url=prices.url, timeout_s=5)
+    sources = prices.settings("eu-west-1")
     report = refresh.take(lake, NOW.date(), sources, now=NOW)
     (row,) = rows(report, region="eu-west-1", instance_type=P5, tier="on_demand")
     said = f"implausible: {Decimal(usd).normalize():f} USD/h is "
@@ -212,7 +212,7 @@ def test_the_row_stays_with_its_raw_price_in_the_reason(lake: Lake, prices: Pric
 
 
 def test_a_price_that_was_believed_before_is_named_and_not_repeated(lake: Lake, prices: Prices) -> None:
-    sources = Sources(aws="bulk", regions=(HOME,), bulk_url=prices.url, timeout_s=5)
+    sources = prices.settings()
     refresh.take(lake, BEFORE.date(), sources, now=BEFORE)
     prices.changed['"77.7700000000"'] = '"7.7770000000"'
     report = refresh.take(lake, NOW.date(), sources, now=NOW)
@@ -223,7 +223,7 @@ def test_a_price_that_was_believed_before_is_named_and_not_repeated(lake: Lake, 
     )
     assert row["missing_reason"].endswith(f"; before it was 77.77 ({BEFORE.date()})")
     assert len(report.vanished) == 1
-    later = refresh.take(lake, NOW.date(), Sources(), now=NOW + timedelta(minutes=1))
+    later = refresh.take(lake, NOW.date(), PricesSettings(), now=NOW + timedelta(minutes=1))
     assert rows(later, region=HOME, instance_type=P5, tier="on_demand")[0]["usd_per_hour"] is None
     prices.changed.clear()
     healed = refresh.take(lake, NOW.date(), sources, now=NOW + timedelta(minutes=2), again=True)
@@ -234,19 +234,19 @@ def test_a_price_that_was_believed_before_is_named_and_not_repeated(lake: Lake, 
 
 def test_a_new_packaged_price_that_jumps_is_told(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """An upgrade brings another ``on_demand.csv``; nobody was asked anything."""
-    refresh.take(lake, BEFORE.date(), Sources(), now=BEFORE)
-    assert refresh.take(lake, NOW.date(), Sources(), now=NOW).jumps == []
+    refresh.take(lake, BEFORE.date(), PricesSettings(), now=BEFORE)
+    assert refresh.take(lake, NOW.date(), PricesSettings(), now=NOW).jumps == []
     text = packaged.FILE.read_text(encoding="utf-8")
     newer = text.replace("55.040000,2026-07-20", "41.000000,2026-10-01").replace(
         "6.880000,2026-07-20", "6.000000,2026-10-01"
     )
     assert newer != text
     monkeypatch.setattr("accelbench_assets.pricing.amazon.on_demand", lambda: packaged.parse(newer))
-    report = refresh.take(lake, NOW.date(), Sources(), now=NOW + timedelta(minutes=1))
+    report = refresh.take(lake, NOW.date(), PricesSettings(), now=NOW + timedelta(minutes=1))
     assert report.jumps == ["aws us-east-1 p5.48xlarge on_demand: 55.04 to 41 (-26 %)"]
     (row,) = rows(report, region=HOME, instance_type=P5, tier="on_demand")
     assert (row["usd_per_hour"], row["fetched_at"].date()) == (Decimal(41), date(2026, 10, 1))
-    again = refresh.take(lake, NOW.date(), Sources(), now=NOW + timedelta(minutes=2))
+    again = refresh.take(lake, NOW.date(), PricesSettings(), now=NOW + timedelta(minutes=2))
     assert again.jumps == report.jumps
 
 

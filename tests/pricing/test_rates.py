@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accelbench_assets.pricing.aws.blocks import read_offerings, sold_by_block
+from accelbench_assets.pricing.aws.items import usage_instance
 from accelbench_assets.pricing.aws.reading import Reading, Stamp
-from accelbench_assets.pricing.aws.savings import read_rates, usage_instance
+from accelbench_assets.pricing.aws.savings import read_rates
 from accelbench_assets.pricing.aws.spot import read_history, weigh
 from accelbench_assets.pricing.points import Group
 from tests.pricing.price_server import document

@@ -5,6 +5,9 @@ held back, and what is asked again.
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -16,7 +19,7 @@ from accelbench_assets.pricing import raw, refresh, store
 from accelbench_assets.pricing.aws.clients import client
 from accelbench_assets.pricing.points import EC2_TIERS, Point
 from accelbench_assets.pricing.refresh import Report
-from accelbench_assets.pricing.sources import Sources
+from accelbench_assets.settings_groups import PricesSettings
 from tests.pricing.price_server import HOME, Prices
 
 P5 = "p5.48xlarge"
@@ -25,12 +28,8 @@ TODAY = NOW.date()
 HERE = "local-1a2b3c4d"
 
 
-def take(lake: Lake, day: date, sources: Sources, **options: Any) -> Report:
+def take(lake: Lake, day: date, sources: PricesSettings, **options: Any) -> Report:
     return refresh.take(lake, day, sources, **{"now": NOW, **options})
-
-
-def bulk(prices: Prices, *regions: str) -> Sources:
-    return Sources(aws="bulk", regions=regions or (HOME,), bulk_url=prices.url, timeout_s=5)
 
 
 def rows(report: Report, **wanted: Any) -> list[dict[str, Any]]:
@@ -42,7 +41,7 @@ def known(lake: Lake, day: date = TODAY) -> dict[tuple[str, ...], Point]:
 
 
 def test_every_tier_by_the_api_with_its_answer_kept(lake: Lake, prices: Prices) -> None:
-    report = take(lake, TODAY, Sources(aws="api", regions=(HOME,), timeout_s=5))
+    report = take(lake, TODAY, prices.settings(aws="api"))
     assert not report.failed, [one.sentence for one in report.failed]
     assert {service for service, _ in prices.asked} == {"pricing", "savingsplans", "ec2"}
     assert [*report.impossible, *report.at_odds, *report.jumps] == []
@@ -66,8 +65,8 @@ def test_every_tier_by_the_api_with_its_answer_kept(lake: Lake, prices: Prices) 
 
 def test_the_public_files_give_the_same_prices_as_the_api(lake: Lake, prices: Prices, tmp_path: Any) -> None:
     other = Lake.open((tmp_path / "other").as_uri())
-    api = take(lake, TODAY, Sources(aws="api", regions=(HOME,), timeout_s=5))
-    files = take(other, TODAY, bulk(prices))
+    api = take(lake, TODAY, prices.settings(aws="api"))
+    files = take(other, TODAY, prices.settings())
     names = (
         "provider",
         "instance_type",
@@ -106,10 +105,10 @@ def test_the_public_files_give_the_same_prices_as_the_api(lake: Lake, prices: Pr
 
 def test_a_failed_region_keeps_its_last_good_prices_and_says_so(lake: Lake, prices: Prices) -> None:
     first = NOW - timedelta(days=1)
-    take(lake, first.date(), bulk(prices, HOME, "eu-west-1"), now=first)
+    take(lake, first.date(), prices.settings(HOME, "eu-west-1"), now=first)
     prices.refuse["bulk", "eu-west-1"] = (503, "")
     prices.changed["77.7700000000"] = "78.7800000000"
-    report = take(lake, TODAY, bulk(prices, HOME, "eu-west-1"))
+    report = take(lake, TODAY, prices.settings(HOME, "eu-west-1"))
     assert {one.unit for one in report.failed} == {
         f"{provider} eu-west-1 {what}"
         for provider in ("aws", "aws-sagemaker")
@@ -129,7 +128,7 @@ def test_what_was_never_known_says_that_asking_failed_and_how_to_ask_again(
     lake: Lake, prices: Prices
 ) -> None:
     prices.refuse["bulk", HOME] = (403, "")
-    report = take(lake, TODAY, bulk(prices))
+    report = take(lake, TODAY, prices.settings())
     (row,) = rows(report, instance_type=P5, tier="reserved_1y")
     assert f"{TODAY}: asking failed" in row["missing_reason"]
     assert "403" in row["missing_reason"]
@@ -153,7 +152,7 @@ def test_a_refusal_names_what_is_missing(
     lake: Lake, prices: Prices, service: str, code: str, says: str
 ) -> None:
     prices.refuse[service, HOME] = (400, code)
-    report = take(lake, TODAY, Sources(aws="api", regions=(HOME,), timeout_s=5))
+    report = take(lake, TODAY, prices.settings(aws="api"))
     said = [one.sentence for one in report.failed]
     assert said
     assert all(code in sentence and says in sentence for sentence in said)
@@ -163,7 +162,7 @@ def test_a_refusal_names_what_is_missing(
 
 def test_a_type_that_a_region_does_not_sell_is_an_answer(lake: Lake, prices: Prices) -> None:
     prices.refuse["ec2", HOME] = (400, "InvalidParameterValue")
-    report = take(lake, TODAY, Sources(aws="api", regions=(HOME,), timeout_s=5))
+    report = take(lake, TODAY, prices.settings(aws="api"))
     (row,) = rows(report, instance_type=P5, tier="capacity_block")
     assert row["missing_reason"] == "no capacity block is offered in us-east-1"
 
@@ -172,12 +171,12 @@ def test_without_credentials_the_api_says_what_to_do(
     lake: Lake, prices: Prices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    report = take(lake, TODAY, Sources(aws="api", regions=(HOME,), timeout_s=5))
+    report = take(lake, TODAY, prices.settings(aws="api"))
     assert len(report.failed) == len(report.outcomes)
     assert "no credentials" in report.failed[0].sentence
     assert "--source bulk" in report.failed[0].sentence
     assert not prices.asked
-    auto = take(lake, TODAY, Sources(aws="auto", regions=(HOME,), bulk_url=prices.url, timeout_s=5))
+    auto = take(lake, TODAY, prices.settings(aws="auto"))
     assert not auto.failed
     assert {service for service, _ in prices.asked} == {"bulk"}
 
@@ -194,20 +193,20 @@ def test_the_lakes_own_endpoint_is_not_asked_for_prices(
 @pytest.mark.parametrize("length", [200, 2000])  # within the index, within the files
 def test_a_file_that_breaks_off_is_no_price_list(lake: Lake, prices: Prices, length: int) -> None:
     prices.cut = length
-    report = take(lake, TODAY, bulk(prices))
+    report = take(lake, TODAY, prices.settings())
     assert len(report.failed) == len(report.outcomes)
     assert not rows(report, tier="reserved_1y", missing_reason=None)
     assert store.known_on(lake.storage, TODAY)
 
 
 def test_nothing_is_asked_for_another_day_when_off_or_twice_a_day(lake: Lake, prices: Prices) -> None:
-    assert take(lake, TODAY - timedelta(days=2), bulk(prices)).outcomes == []
-    assert take(lake, TODAY, Sources()).outcomes == []
-    assert take(lake, TODAY, bulk(prices), providers=()).outcomes == []
+    assert take(lake, TODAY - timedelta(days=2), prices.settings()).outcomes == []
+    assert take(lake, TODAY, PricesSettings()).outcomes == []
+    assert take(lake, TODAY, prices.settings(), providers=()).outcomes == []
     assert not prices.asked
-    first = take(lake, TODAY, bulk(prices))
+    first = take(lake, TODAY, prices.settings())
     asked = len(prices.asked)
-    second = take(lake, TODAY, bulk(prices))
+    second = take(lake, TODAY, prices.settings())
     assert len(prices.asked) == asked
     assert second.fresh == [one.unit for one in first.outcomes]
     assert rows(second, instance_type=P5) == [
@@ -218,7 +217,7 @@ def test_nothing_is_asked_for_another_day_when_off_or_twice_a_day(lake: Lake, pr
         }
         for row, got in zip(rows(first, instance_type=P5), rows(second, instance_type=P5), strict=True)
     ]
-    assert take(lake, TODAY, bulk(prices), again=True).outcomes
+    assert take(lake, TODAY, prices.settings(), again=True).outcomes
     assert len(prices.asked) == 2 * asked
 
 
@@ -226,13 +225,13 @@ def test_prices_of_a_day_are_carried_on_and_a_past_day_knows_nothing_of_the_futu
     lake: Lake, prices: Prices
 ) -> None:
     before = NOW - timedelta(days=3)
-    take(lake, before.date(), bulk(prices), now=before, declared=((HERE, "0.25"),))
-    today = take(lake, TODAY, Sources())
+    take(lake, before.date(), prices.settings(), now=before, declared=((HERE, "0.25"),))
+    today = take(lake, TODAY, PricesSettings())
     (row,) = rows(today, instance_type=P5, tier="on_demand")
     assert (row["usd_per_hour"], row["fetched_at"]) == (Decimal("77.77"), before)
     (mine,) = rows(today, instance_type=HERE)
     assert (mine["tier"], mine["usd_per_hour"]) == ("declared", Decimal("0.25"))
-    past = take(lake, before.date() - timedelta(days=1), Sources())
+    past = take(lake, before.date() - timedelta(days=1), PricesSettings())
     (row,) = rows(past, instance_type=P5, tier="on_demand")
     assert row["usd_per_hour"] == Decimal("55.04")
     assert not rows(past, instance_type=HERE)
@@ -240,10 +239,10 @@ def test_prices_of_a_day_are_carried_on_and_a_past_day_knows_nothing_of_the_futu
 
 def test_an_impossible_price_is_held_back_and_the_last_good_one_stays(lake: Lake, prices: Prices) -> None:
     first = NOW - timedelta(days=1)
-    take(lake, first.date(), bulk(prices), now=first)
+    take(lake, first.date(), prices.settings(), now=first)
     prices.changed["77.7700000000"] = "0.0000000000"
     prices.changed['"3.3300000000"'] = '"1000.0100000000"'
-    report = take(lake, TODAY, bulk(prices))
+    report = take(lake, TODAY, prices.settings())
     assert len(report.impossible) == 2
     assert "aws us-east-1 p5.48xlarge on_demand: the source says 0 USD an hour" in report.impossible[0]
     (row,) = rows(report, instance_type=P5, tier="on_demand")
@@ -252,7 +251,7 @@ def test_an_impossible_price_is_held_back_and_the_last_good_one_stays(lake: Lake
 
 def test_an_impossible_price_of_something_new_is_no_price(lake: Lake, prices: Prices) -> None:
     prices.changed["66.6600000000"] = "1066.6600000000"
-    report = take(lake, TODAY, bulk(prices))
+    report = take(lake, TODAY, prices.settings())
     (row,) = rows(
         report, instance_type=P5, tier="reserved_1y", payment_option="no_upfront", offering_class="standard"
     )
@@ -264,25 +263,25 @@ def test_an_impossible_price_of_something_new_is_no_price(lake: Lake, prices: Pr
 
 def test_prices_at_odds_and_jumps_are_kept_and_told(lake: Lake, prices: Prices) -> None:
     first = NOW - timedelta(days=1)
-    take(lake, first.date(), bulk(prices), now=first)
+    take(lake, first.date(), prices.settings(), now=first)
     prices.changed["66.6600000000"] = "80.0000000000"
     prices.changed['"60.50"'] = '"60.51"'
-    report = take(lake, TODAY, bulk(prices))
+    report = take(lake, TODAY, prices.settings())
     assert report.at_odds == [
         "aws us-east-1 p5.48xlarge reserved_1y no_upfront standard: 80 against 77.77 on demand"
     ]
     assert report.jumps == ["aws us-east-1 p5.48xlarge reserved_1y no_upfront standard: 66.66 to 80 (+20 %)"]
     assert rows(report, tier="reserved_1y", usd_per_hour=Decimal(80))
-    again = take(lake, TODAY, Sources())
+    again = take(lake, TODAY, PricesSettings())
     assert again.jumps == report.jumps  # a second snapshot of the day is still compared with the day before
 
 
 def test_an_answer_is_kept_once_and_before_the_prices(lake: Lake, prices: Prices) -> None:
-    take(lake, TODAY, bulk(prices))
+    take(lake, TODAY, prices.settings())
     kept = lake.storage.list(raw.FOLDER)
     assert kept
     tomorrow = NOW + timedelta(days=1)
-    take(lake, tomorrow.date(), bulk(prices), now=tomorrow)
+    take(lake, tomorrow.date(), prices.settings(), now=tomorrow)
     assert lake.storage.list(raw.FOLDER) == kept  # word for word the same answers
     hashes = {p.source_sha256 for p in store.known_on(lake.storage, TODAY)}
     assert {key.rsplit("/", 1)[-1].split(".")[0] for key in kept} <= hashes
@@ -292,16 +291,16 @@ def test_two_writers_of_one_day_lose_nothing(lake: Lake, prices: Prices) -> None
     """A price is declared while a refresh is under way: the next snapshot knows both, whoever had the last word."""
     start = NOW
     one = Lake.open(lake.url)
-    take(one, TODAY, Sources(), declared=((HERE, "0.5"),), now=start + timedelta(microseconds=5))
+    take(one, TODAY, PricesSettings(), declared=((HERE, "0.5"),), now=start + timedelta(microseconds=5))
     (first,) = lake.storage.list(store.FOLDER)
     content = lake.storage.read(first)
     lake.storage.delete(first)  # the other did not see it
-    take(lake, TODAY, bulk(prices), now=start)
+    take(lake, TODAY, prices.settings(), now=start)
     lake.storage.write(first, content)
     found = known(lake)
     assert found["unstated", HERE, "declared"].usd_per_hour == Decimal("0.5")
     assert found[HOME, P5, "on_demand"].usd_per_hour == Decimal("77.77")
-    third = take(lake, TODAY, Sources())
+    third = take(lake, TODAY, PricesSettings())
     assert rows(third, instance_type=HERE, tier="declared")
     assert rows(third, instance_type=P5, tier="on_demand", usd_per_hour=Decimal("77.77"))
 
@@ -312,7 +311,12 @@ def test_the_last_word_of_a_day_is_the_greatest_id(lake: Lake, prices: Prices) -
         .table["snapshot_id"][0]
         .as_py()
         for n, (source, declared) in enumerate(
-            [(Sources(), ()), (bulk(prices), ()), (Sources(), ((HERE, "1"),)), (Sources(), ((HERE, "2"),))]
+            [
+                (PricesSettings(), ()),
+                (prices.settings(), ()),
+                (PricesSettings(), ((HERE, "1"),)),
+                (PricesSettings(), ((HERE, "2"),)),
+            ]
         )
     ]
     assert ids == sorted(ids)
@@ -327,3 +331,25 @@ def test_a_damaged_snapshot_is_named(lake: Lake) -> None:
     lake.storage.write(f"{store.FOLDER}/date={TODAY}/part-0.parquet", b"nonsense")
     with pytest.raises(Exception, match=r"part-0\.parquet cannot be read"):
         store.known_on(lake.storage, TODAY)
+
+
+def test_an_interrupt_does_not_wait_for_an_answer() -> None:
+    """A price list is a gigabyte: nobody who interrupts waits for the rest of it."""
+    code = (
+        "import sys, time, types\n"
+        "from datetime import datetime, UTC\n"
+        "from accelbench_assets.pricing.refresh import _ask\n"
+        "def ask(at): print('asked', flush=True); time.sleep(600)\n"
+        "_ask([types.SimpleNamespace(name='slow', ask=ask)], datetime.now(UTC))\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "asked\n"
+            child.send_signal(signal.SIGINT)
+            _, said = child.communicate(timeout=30)
+        finally:
+            child.kill()
+    assert "KeyboardInterrupt" in said

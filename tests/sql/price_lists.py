@@ -8,7 +8,7 @@ from typing import Any
 
 from accelbench_assets.lake.io import table_from_rows
 from accelbench_assets.lake.lake import Lake
-from accelbench_assets.pricing.sources import REGIONS
+from accelbench_assets.settings_groups import REGIONS
 from tests.support.runs import make_price
 
 PAYMENTS = ("no_upfront", "partial_upfront", "all_upfront")

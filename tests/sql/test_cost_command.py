@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import Result
 
-from accelbench_assets.cli import state
 from accelbench_assets.cli.cost import cost
 from accelbench_assets.errors import AccelBenchError, UsageError
 from accelbench_assets.lake.lake import Lake
+from tests.sql.cost_commands import Call, caller, succeeded
 from tests.sql.cost_lake import BE, FLAT, G6, put_golden, put_golden_prices, put_instances
 from tests.support.runs import make_cell, make_price, make_record, put_prices, put_run
-
-Ask = Callable[..., Result]
 
 
 @pytest.fixture
@@ -29,20 +24,12 @@ def lake(home: Path) -> Lake:
 
 
 @pytest.fixture
-def ask(lake: Lake) -> Ask:
-    app = typer.Typer()
-    app.command()(cost)
-
-    def run(*words: str) -> Result:
-        state.reset()
-        return CliRunner().invoke(app, list(words), env={"COLUMNS": "200", "NO_COLOR": "1"})
-
-    return run
+def ask(lake: Lake) -> Call:
+    return caller(cost)
 
 
 def document(result: Result) -> dict[str, Any]:
-    assert result.exit_code == 0, (result.output, result.exception)
-    found: dict[str, Any] = json.loads(result.stdout)
+    found: dict[str, Any] = json.loads(succeeded(result).stdout)
     return found
 
 
@@ -54,7 +41,7 @@ def run_id(lake: Lake) -> str:
     return str(record["run_id"])
 
 
-def test_a_runs_cost_at_the_prices_of_a_region(ask: Ask, run_id: str) -> None:
+def test_a_runs_cost_at_the_prices_of_a_region(ask: Call, run_id: str) -> None:
     found = document(ask(run_id, "--region", FLAT, "--json"))
     assert found["run_id"] == run_id
     assert [row["step_index"] for row in found["rows"]] == [0, 1]
@@ -68,7 +55,7 @@ def test_a_runs_cost_at_the_prices_of_a_region(ask: Ask, run_id: str) -> None:
     assert "1 of 4 accelerators were used; whole instances are billed" in table
 
 
-def test_every_tier_region_and_payment_can_be_asked_for(ask: Ask, run_id: str) -> None:
+def test_every_tier_region_and_payment_can_be_asked_for(ask: Call, run_id: str) -> None:
     found = document(ask(run_id, "--region", "any", "--tier", "any", "--json"))["rows"]
     assert {(row["tier"], row["region"]) for row in found} >= {
         ("spot", BE),
@@ -87,7 +74,7 @@ def test_every_tier_region_and_payment_can_be_asked_for(ask: Ask, run_id: str) -
     assert [row["zone"] for row in rows] == ["r-be-a", "r-be-a"]
 
 
-def test_what_has_no_price_says_why(ask: Ask, run_id: str) -> None:
+def test_what_has_no_price_says_why(ask: Call, run_id: str) -> None:
     (row, _) = document(ask(run_id, "--region", "r-gone", "--json"))["rows"]
     assert row["missing_reason"] == "not sold on demand in this region"
     (row, _) = document(ask(run_id, "--region", "nowhere", "--json"))["rows"]
@@ -100,7 +87,7 @@ def test_what_has_no_price_says_why(ask: Ask, run_id: str) -> None:
     assert "no on_demand price in nowhere" in ask(run_id, "--region", "nowhere").stdout
 
 
-def test_utilization_divides_every_cost_and_nothing_else(ask: Ask, run_id: str) -> None:
+def test_utilization_divides_every_cost_and_nothing_else(ask: Call, run_id: str) -> None:
     whole = document(ask(run_id, "--region", FLAT, "--json"))["rows"][1]
     used = document(ask(run_id, "--region", FLAT, "--utilization", "0.4", "--json"))["rows"][1]
     assert used["usd_per_request"] == pytest.approx(0.001388888889, rel=1e-9)
@@ -110,7 +97,7 @@ def test_utilization_divides_every_cost_and_nothing_else(ask: Ask, run_id: str) 
     assert used["hourly_usd"] == whole["hourly_usd"] == 10.0
 
 
-def test_replicas_and_dollars_a_month_for_a_rate(ask: Ask, run_id: str) -> None:
+def test_replicas_and_dollars_a_month_for_a_rate(ask: Call, run_id: str) -> None:
     (row,) = document(ask(run_id, "--region", FLAT, "--rps", "12", "--curve", "flat", "--json"))["projection"]
     assert (row["replicas"], row["usd_per_month"]) == (4, pytest.approx(29200, rel=1e-9))
     assert row["autoscaled_usd_per_month"] == pytest.approx(29200, rel=1e-9)
@@ -128,7 +115,7 @@ def test_replicas_and_dollars_a_month_for_a_rate(ask: Ask, run_id: str) -> None:
     assert "29,200" in table
 
 
-def test_no_replicas_are_counted_from_saturation(ask: Ask, lake: Lake) -> None:
+def test_no_replicas_are_counted_from_saturation(ask: Call, lake: Lake) -> None:
     record = put_run(lake, make_record(make_cell(instance=G6)))  # a closed loop alone, however good
     put_prices(lake, [make_price(G6, "10")])
     result = ask(record["run_id"], "--rps", "12", "--json")
@@ -136,7 +123,7 @@ def test_no_replicas_are_counted_from_saturation(ask: Ask, lake: Lake) -> None:
     assert "No replicas are counted" in result.stderr
 
 
-def test_the_current_run_of_a_cell_and_a_declared_price(ask: Ask, lake: Lake) -> None:
+def test_the_current_run_of_a_cell_and_a_declared_price(ask: Call, lake: Lake) -> None:
     cell = make_cell()
     put_run(lake, make_record(cell))
     last = put_run(lake, make_record(cell, load_finished_at="2026-11-09T00:00:00Z"))
@@ -146,7 +133,7 @@ def test_the_current_run_of_a_cell_and_a_declared_price(ask: Ask, lake: Lake) ->
     assert {(row["tier"], row["hourly_usd"]) for row in found["rows"]} == {("declared", 0.5)}
 
 
-def test_without_a_run_it_says_what_we_have_spent(ask: Ask, lake: Lake) -> None:
+def test_without_a_run_it_says_what_we_have_spent(ask: Call, lake: Lake) -> None:
     assert document(ask("--json")) == {"rows": []}
     lake.finish(make_record(status="failed", run_cost_usd=1.25, torn_down_at="2026-11-02T00:00:00Z"))
     lake.finish(make_record(status="cancelled", run_cost_usd=0.5, torn_down_at="2026-11-03T00:00:00Z"))
@@ -176,13 +163,13 @@ def test_without_a_run_it_says_what_we_have_spent(ask: Ask, lake: Lake) -> None:
         (("--cell", "no-such-cell"), "No cell"),
     ],
 )
-def test_a_wrong_question_is_one_sentence(ask: Ask, run_id: str, words: tuple[str, ...], said: str) -> None:
+def test_a_wrong_question_is_one_sentence(ask: Call, run_id: str, words: tuple[str, ...], said: str) -> None:
     result = ask(*(run_id if word == "RUN" else word for word in words))
     assert isinstance(result.exception, UsageError), result.output
     assert said in str(result.exception)
 
 
-def test_a_run_without_results_has_no_cost(ask: Ask, lake: Lake) -> None:
+def test_a_run_without_results_has_no_cost(ask: Call, lake: Lake) -> None:
     record = make_record(status="failed")
     lake.finish(record)
     result = ask(record["run_id"])

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from accelbench_assets.cli import state
 from accelbench_assets.cli.cost import cost
 from accelbench_assets.errors import UsageError
 from accelbench_assets.lake.lake import Lake
 from accelbench_assets.pricing.snapshot import price_points
+from tests.sql.cost_commands import Call, caller, succeeded
 from tests.sql.cost_lake import G6, put_golden, put_instances
 from tests.sql.price_lists import put_price_list
 from tests.support.runs import make_cell, make_record, put_run
 
-Ask = Callable[..., Result]
 TIERS = ("on_demand", "reserved_1y", "reserved_3y", "savings_1y", "savings_3y", "spot", "any")
 
 
@@ -30,15 +27,8 @@ def lake(home: Path) -> Lake:
 
 
 @pytest.fixture
-def ask(lake: Lake) -> Ask:
-    app = typer.Typer()
-    app.command()(cost)
-
-    def run(*words: str, columns: int = 200) -> Result:
-        state.reset()
-        return CliRunner().invoke(app, list(words), env={"COLUMNS": str(columns), "NO_COLOR": "1"})
-
-    return run
+def ask(lake: Lake) -> Call:
+    return caller(cost)
 
 
 @pytest.fixture
@@ -50,8 +40,7 @@ def run_id(lake: Lake) -> str:
 
 def tables(result: Result) -> list[list[str]]:
     """The lines of each table of a page: heading, ruler, rows."""
-    assert result.exit_code == 0, (result.output, result.exception)
-    lines = result.stdout.splitlines()
+    lines = succeeded(result).stdout.splitlines()
     found = []
     for place, line in enumerate(lines):
         if line.startswith("───"):
@@ -66,7 +55,7 @@ def tables(result: Result) -> list[list[str]]:
 
 @pytest.mark.parametrize("columns", [80, 200])
 @pytest.mark.parametrize("tier", TIERS)
-def test_every_tier_fits_its_terminal(lake: Lake, ask: Ask, run_id: str, tier: str, columns: int) -> None:
+def test_every_tier_fits_its_terminal(lake: Lake, ask: Call, run_id: str, tier: str, columns: int) -> None:
     put_price_list(lake, [G6])
     page = ask(run_id, "--tier", tier, "--rps", "12", "--curve", "office", columns=columns)
     costs, months = tables(page)
@@ -82,7 +71,7 @@ def test_every_tier_fits_its_terminal(lake: Lake, ask: Ask, run_id: str, tier: s
     assert ("paid for every hour of its term" in page.stdout) == (tier not in ("spot", "on_demand"))
 
 
-def test_what_every_row_says_stands_above_the_table(lake: Lake, ask: Ask, run_id: str) -> None:
+def test_what_every_row_says_stands_above_the_table(lake: Lake, ask: Call, run_id: str) -> None:
     put_price_list(lake, [G6])
     title = f"{G6}, on_demand in us-east-1, at 10.0 USD/h, price of 2026-11-02"
     page = ask(run_id, columns=80).stdout
@@ -96,7 +85,7 @@ def test_what_every_row_says_stands_above_the_table(lake: Lake, ask: Ask, run_id
     )
 
 
-def test_tiers_without_a_price_are_named_once_with_their_command(lake: Lake, ask: Ask, run_id: str) -> None:
+def test_tiers_without_a_price_are_named_once_with_their_command(lake: Lake, ask: Call, run_id: str) -> None:
     lake.write_fact("price_points", "2026-11-02", price_points(date(2026, 11, 2)))
     page = ask(run_id, "--tier", "any").stdout
     assert len(tables(ask(run_id, "--tier", "any"))[0]) == 4, "the on-demand price alone, for two steps"
@@ -115,7 +104,7 @@ def test_tiers_without_a_price_are_named_once_with_their_command(lake: Lake, ask
     ],
 )  # fmt: skip
 def test_a_gap_says_what_there_is_or_how_to_fill_it(
-    lake: Lake, ask: Ask, run_id: str, words: tuple[str, ...], says: str
+    lake: Lake, ask: Call, run_id: str, words: tuple[str, ...], says: str
 ) -> None:
     put_price_list(lake, [G6])
     assert says in ask(run_id, *words).stdout
@@ -124,12 +113,14 @@ def test_a_gap_says_what_there_is_or_how_to_fill_it(
         assert (row["usd_per_request"], row["hourly_usd"], row["price_point_id"]) == (None, None, None)
 
 
-def test_the_own_machine_without_a_price_says_how_to_declare_one(lake: Lake, ask: Ask) -> None:
+def test_the_own_machine_without_a_price_says_how_to_declare_one(lake: Lake, ask: Call) -> None:
     record = put_run(lake, make_record(make_cell()))
     assert "declare one with --usd-per-hour" in ask(record["run_id"]).stdout
 
 
-def test_a_capacity_that_nothing_heavier_was_tried_against_is_said(lake: Lake, ask: Ask, run_id: str) -> None:
+def test_a_capacity_that_nothing_heavier_was_tried_against_is_said(
+    lake: Lake, ask: Call, run_id: str
+) -> None:
     put_price_list(lake, [G6])
     (row,) = json.loads(ask(run_id, "--rps", "12", "--json").stdout)["projection"]
     said = "Nothing heavier was tried" in ask(run_id, "--rps", "12").stdout
@@ -149,13 +140,15 @@ def test_a_capacity_that_nothing_heavier_was_tried_against_is_said(lake: Lake, a
         ),
     ],
 )
-def test_flags_that_say_nothing_are_refused(ask: Ask, run_id: str, words: tuple[str, ...], says: str) -> None:
+def test_flags_that_say_nothing_are_refused(
+    ask: Call, run_id: str, words: tuple[str, ...], says: str
+) -> None:
     result = ask(*(run_id if word == "RUN" else word for word in words))
     assert isinstance(result.exception, UsageError), result.output
     assert says in str(result.exception)
 
 
-def test_a_lake_without_runs_has_spent_nothing(ask: Ask) -> None:
+def test_a_lake_without_runs_has_spent_nothing(ask: Call) -> None:
     result = ask()
     assert result.exit_code == 0
     assert result.stdout == ""

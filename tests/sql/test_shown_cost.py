@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
-from typer.testing import CliRunner, Result
 
 from accelbench_assets.cli import state
 from accelbench_assets.cli.compare import compare
@@ -18,15 +15,15 @@ from accelbench_assets.cli.query import query
 from accelbench_assets.cli.results import read_results
 from accelbench_assets.cli.runs import show
 from accelbench_assets.lake.lake import Lake
-from accelbench_assets.pricing.sources import REGIONS
+from accelbench_assets.settings_groups import REGIONS
 from accelbench_assets.sqlkit.duck import connect
 from accelbench_assets.sqlkit.marts import build_marts
+from tests.sql.cost_commands import Call, caller, succeeded
 from tests.sql.price_lists import OFFERS, put_price_list
 from tests.support.runs import make_cell, make_price, make_record, put_prices, put_run
 
 G6 = "g6.xlarge"
 TYPES = [G6, *(f"g6.made-up-{n}" for n in range(20))]
-Call = Callable[..., Result]
 
 
 @pytest.fixture
@@ -36,17 +33,8 @@ def lake(home: Path) -> Lake:
 
 @pytest.fixture
 def call(lake: Lake) -> Call:
-    app = typer.Typer()
-    for one in (show, compare, query):
-        app.command()(one)
-
-    def run(*words: str) -> Result:
-        state.reset()
-        result = CliRunner().invoke(app, list(words), env={"COLUMNS": "200", "NO_COLOR": "1"})
-        assert result.exit_code == 0, (result.output, result.exception)
-        return result
-
-    return run
+    ask = caller(show, compare, query)
+    return lambda *words: succeeded(ask(*words))
 
 
 @pytest.fixture

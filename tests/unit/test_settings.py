@@ -38,6 +38,14 @@ def test_a_bad_value_names_its_field(field: str, value: object) -> None:
         load_settings(**{field: value})
 
 
+def test_a_list_that_is_no_json_is_named_and_its_value_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELBENCH_PRICES__REGIONS", "hf_canary")
+    with pytest.raises(UsageError, match='field "prices"') as caught:
+        load_settings()
+    assert "written as JSON" in str(caught.value.hint)
+    assert "hf_canary" not in f"{caught.value} {caught.value.hint}"
+
+
 def test_an_unknown_lake_scheme_is_refused() -> None:
     with pytest.raises(UsageError, match="lake"):
         _ = load_settings(lake="ftp://x").lake_url

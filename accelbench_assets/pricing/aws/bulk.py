@@ -18,13 +18,18 @@ from datetime import datetime
 from typing import Any
 
 from accelbench_assets.pricing.aws.download import Download, get_json
-from accelbench_assets.pricing.aws.items import EC2_SERVICE, PAYMENT, SAGEMAKER_SERVICE, read_items
+from accelbench_assets.pricing.aws.items import (
+    EC2_SERVICE,
+    PAYMENT,
+    SAGEMAKER_SERVICE,
+    read_items,
+    usage_instance,
+)
 from accelbench_assets.pricing.aws.reading import PriceSourceError, Reading, Stamp, mapping, text
-from accelbench_assets.pricing.aws.savings import add_rate, usage_instance
+from accelbench_assets.pricing.aws.savings import add_rate
 from accelbench_assets.pricing.points import AWS, SAGEMAKER, Point, utc
 from accelbench_assets.pricing.raw import RawAnswer
 
-BASE_URL = "https://pricing.us-east-1.amazonaws.com"
 SAVINGS_FILE = {AWS: "AWSComputeSavingsPlan", SAGEMAKER: "AWSMachineLearningSavingsPlans"}
 SERVICE = {AWS: EC2_SERVICE, SAGEMAKER: SAGEMAKER_SERVICE}
 # Column of the file -> attribute of the item, where it is not the attribute's own name written apart.

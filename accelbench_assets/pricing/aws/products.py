@@ -15,6 +15,7 @@ from accelbench_assets.pricing.aws.items import (
     EC2_ATTRIBUTES,
     EC2_SERVICE,
     SAGEMAKER_ATTRIBUTES,
+    SAGEMAKER_SERVICE,
     read_items,
 )
 from accelbench_assets.pricing.aws.reading import PriceSourceError, Reading, Stamp, mapping, text
@@ -22,7 +23,7 @@ from accelbench_assets.pricing.raw import RawAnswer
 
 VALUE_CHARS = 1000  # the API takes 1,024 in one filter's value
 PAGE = 100
-NAME_FIELD = {EC2_SERVICE: "instanceType", "AmazonSageMaker": "instanceName"}
+NAME_FIELD = {EC2_SERVICE: "instanceType", SAGEMAKER_SERVICE: "instanceName"}
 
 
 def fetch_products(

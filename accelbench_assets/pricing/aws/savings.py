@@ -157,6 +157,3 @@ def add_rate(
 
 def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-__all__ = ["add_rate", "fetch_savings", "read_rates", "usage_instance"]
