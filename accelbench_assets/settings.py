@@ -193,8 +193,10 @@ def load_settings(**flags: Any) -> Settings:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise UsageError(f"accelbench.toml cannot be read: {error}.") from None
     except SettingsError as error:
+        group = re.search(r'field "(\w+)"', str(error))
+        name = f"ACCELBENCH_{group[1].upper() if group else '…'}"
         raise UsageError(
-            f"A setting in the environment cannot be read: {error}.",
+            f"{name}, or a variable that begins with {name}__, is not JSON.",
             hint="Lists and groups are written as JSON there, such as ACCELBENCH_PRICES__REGIONS='[\"us-east-1\"]'.",
         ) from None
     except ValidationError as error:

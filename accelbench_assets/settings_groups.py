@@ -145,7 +145,7 @@ class PricesSettings(Group):
     aws: str = Field(
         default="off",
         pattern="^(off|auto|api|bulk)$",
-        description="off; api (credentials), bulk (public offer files), auto (the first that works).",
+        description="off; api (credentials), bulk (public offer files), auto (api with credentials, else bulk).",
     )
     regions: tuple[str, ...] = Field(
         default=REGIONS, min_length=1, description="AWS regions prices are asked for."
@@ -153,7 +153,7 @@ class PricesSettings(Group):
     max_age_h: float = Field(
         default=20.0, gt=0, description="Answers younger than this are not asked for again."
     )
-    timeout_s: float = Field(default=30.0, gt=0, le=300, description="Longest wait for one answer.")
+    timeout_s: float = Field(default=30.0, gt=0, le=300, description="Longest wait for a next byte.")
     block_hours: tuple[int, ...] = Field(default=(24,), description="Lengths of capacity blocks asked for.")
     bulk_url: str = Field(
         default="https://pricing.us-east-1.amazonaws.com", description="Where the public offer files are."

@@ -87,21 +87,18 @@ def lake_prices(lake: Lake) -> PriceLookup:
     def lookup(instance_type: str, region: str) -> tuple[Decimal, str] | None:
         if region not in known:
             today = datetime.now(UTC).date()
-            _, known[region] = store.rows_of(lake.storage, today, region=region, tiers=("on_demand",)) or (
-                "",
-                [],
-            )
-        fitting = [
-            row
-            for row in known[region]
-            if row["instance_type"] == instance_type
-            and row["region"] == region
-            and row["usd_per_hour"]
-            and row["fetched_at"]
-        ]
+            _, rows = store.rows_of(lake.storage, today, region=region, tiers=("on_demand",)) or ("", [])
+            known[region] = [row for row in rows if row["region"] == region and _in_force(row)]
+        fitting = [row for row in known[region] if row["instance_type"] == instance_type]
         if not fitting:
             return None
         newest = max(fitting, key=lambda r: (r["fetched_at"], r["snapshot_id"]))
         return newest["usd_per_hour"], f"price point {newest['price_point_id']}: {newest['source']}"
 
     return lookup
+
+
+def _in_force(row: dict[str, Any]) -> bool:
+    """Whether *row* is a price that somebody was told and that held then; the rule of the mart ``latest_prices``."""
+    told = row["fetched_at"]
+    return bool(row["usd_per_hour"]) and told is not None and (row["effective_from"] or told) <= told

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -52,10 +53,13 @@ class SupervisedProcess:
         options = [f"--grace-s={grace_s}", f"--log={log}"]
         options += [] if deadline_s is None else [f"--deadline-s={deadline_s}"]
         options += ["--pass-stdout"] if pass_stdout else []
+        self._scratch: str | None = None
         if scratch_variable is not None:
-            folder = tempfile.mkdtemp(prefix="ab-")
-            options.append(f"--remove={folder}")
-            env = {**env, scratch_variable: folder}
+            chosen = env.get(scratch_variable)  # by the user, to whom a short path may matter
+            base = chosen if chosen and Path(chosen).is_dir() else None
+            self._scratch = tempfile.mkdtemp(prefix="ab-", dir=base)
+            options.append(f"--remove={self._scratch}")
+            env = {**env, scratch_variable: self._scratch}
         self._supervisor = subprocess.Popen(
             [sys.executable, "-I", "-S", str(supervise.__file__), *options, "--", *command],
             stdin=subprocess.PIPE,
@@ -120,6 +124,8 @@ class SupervisedProcess:
             self._supervisor.kill()  # its guard sees that and ends the command
             self._supervisor.wait(timeout=STOP_MARGIN_S)
         self._reader.join(timeout=self.grace_s + STOP_MARGIN_S)
+        if self._scratch is not None:  # it may have died before it could
+            shutil.rmtree(self._scratch, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self

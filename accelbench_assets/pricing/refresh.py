@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 from accelbench_assets.errors import AccelBenchError
@@ -170,17 +170,18 @@ def take(
 
 
 def _ask(units: Sequence[Unit], at: datetime) -> list[Reading | AccelBenchError]:
-    """The reading of each unit, or its error; a few at a time. An interrupt ends it at once: the threads are daemons,
-    since an answer may take half an hour and nobody waits for it any more.
+    """The reading of each unit, or its error; a few at a time. An interrupt ends it at once: nothing more is asked, and
+    the threads are daemons, since an answer may take half an hour and nobody waits for it any more.
     """
     found: dict[int, Reading | AccelBenchError] = {}
+    over = Event()
     waiting: SimpleQueue[tuple[int, Unit]] = SimpleQueue()
     for one in enumerate(units):
         waiting.put(one)
 
     def work() -> None:
         with contextlib.suppress(Empty):
-            while True:
+            while not over.is_set():
                 place, unit = waiting.get_nowait()
                 try:
                     found[place] = unit.ask(at)
@@ -191,10 +192,13 @@ def _ask(units: Sequence[Unit], at: datetime) -> list[Reading | AccelBenchError]
                     found[place] = AccelBenchError(said)
 
     threads = [Thread(target=work, name=f"prices-{n}", daemon=True) for n in range(min(THREADS, len(units)))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        over.set()
     return [found[place] for place in range(len(units))]
 
 

@@ -69,15 +69,12 @@ def together(tables: Sequence[pa.Table], only: pc.Expression | None = None) -> p
     if not parts:
         return last
     parts.append(last)
-    table = pa.concat_tables(
-        parts, promote_options="permissive"
-    )  # an older file has another order of columns
+    table = pa.concat_tables(parts, promote_options="permissive")  # an older one has another order
     place = pa.concat_arrays([pa.repeat(n, part.num_rows) for n, part in enumerate(parts)])
     group = pc.binary_join_element_wise(*(table.column(name) for name in Group._fields), "\n")
     answers = pa.table({"group": group, "asked": table.column("fetched_at"), "place": place})
-    by_age = answers.sort_by(
-        [("asked", "descending"), ("place", "descending")]
-    )  # what nobody was asked comes last
+    # What nobody was asked comes last.
+    by_age = answers.sort_by([("asked", "descending"), ("place", "descending")])
     given_last = by_age.group_by("group", use_threads=False).aggregate([("place", "first")])
     counts = given_last.column("place_first").take(pc.index_in(group, value_set=given_last.column("group")))
     return _ordered(table.filter(pc.equal(counts, place)))

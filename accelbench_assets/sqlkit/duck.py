@@ -133,6 +133,10 @@ def query(lake: Lake, text: str) -> pa.Table:
         except duckdb.IOException as error:
             raise LakeError(f"The lake {lake.url} could not be read: {_first_line(error)}") from None
         except duckdb.Error as error:
+            if "TProtocolException" in str(error):  # pages, behind a sound footer
+                raise LakeError(
+                    f"A Parquet file of the lake {lake.url} is damaged: {_first_line(error)}"
+                ) from None
             raise UsageError(f"The query was refused: {_first_line(error)}") from None
 
 
@@ -320,7 +324,7 @@ def _built_marts(lake: Lake, only: Collection[str] | None, as_of: date | None) -
 
 
 def _mart_schema(lake: Lake, columnar: tuple[Any, str], key: str) -> pa.Schema | None:
-    """The schema of a built mart; ``None`` if there is none, or its file is damaged: then it is computed anew."""
+    """The schema of a built mart; ``None`` if there is none, or none can be read: then it is computed anew."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -330,7 +334,11 @@ def _mart_schema(lake: Lake, columnar: tuple[Any, str], key: str) -> pa.Schema |
     try:
         with filesystem.open_input_file(f"{base}/{key}") as source:
             return pq.read_schema(source)
-    except pa.ArrowInvalid:
+    except (
+        pa.ArrowException,
+        OSError,
+        UnicodeDecodeError,
+    ):  # what a damaged footer gives, by where it is damaged
         return None
 
 

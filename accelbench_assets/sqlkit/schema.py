@@ -54,7 +54,10 @@ def apply_migrations(connection: Any) -> list[str]:
             )
             fresh.append(path.stem)
         elif known != sha256:
-            raise PublishError(f"Migration {path.stem} was changed after the catalog was made with it.")
+            raise PublishError(
+                f"Migration {path.stem} was changed after the catalog was made with it.",
+                hint=f"An unreleased AccelBench made it. Drop schema {SCHEMA} and publish again.",
+            )
     if applied:
         raise PublishError(
             f"The catalog was made by a newer AccelBench (it has migration {max(applied)}).",

@@ -62,7 +62,11 @@ def test_the_lake_may_know_a_newer_price_or_one_of_another_region(local_lake: La
     new = make_price("g6e.xlarge", "3", region="eu-west-1", fetched_at="2026-11-01T00:00:00+00:00")
     spot = make_price("g6e.xlarge", "1", region="eu-west-1", tier="spot")
     gap = make_price("p5e.48xlarge", None, missing_reason="no offer")
-    put_prices(local_lake, [old, new, spot, gap])
+    later = make_price(
+        "g6e.xlarge", "4", region="eu-west-1", fetched_at="2026-11-02T00:00:00+00:00",
+        effective_from="2026-12-01T00:00:00+00:00",
+    )  # fmt: skip
+    put_prices(local_lake, [old, new, later, spot, gap])
     lookup = lake_prices(local_lake)
     found = estimate("g6e.xlarge", instances=2, region="eu-west-1", seconds=3600, lookup=lookup)
     assert found.usd == Decimal(6)

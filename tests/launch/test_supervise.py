@@ -218,6 +218,26 @@ def test_helpers_left_behind_are_collected(tmp_path: Path) -> None:
     assert not is_running(int(target.read_text()))
 
 
+def test_what_a_command_leaves_goes_from_where_the_user_wants_it(tmp_path: Path) -> None:
+    """The user's own choice of the folder stays: a unix socket's path may have to be short."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "of the user").touch()
+    code = "import os, time; print(os.environ['SCRATCH'], flush=True); open(os.environ['SCRATCH'] + '/x', 'w').close()"
+    with SupervisedProcess(
+        [sys.executable, "-S", "-c", code],
+        log=tmp_path / "x.log",
+        env={**os.environ, "SCRATCH": str(tmp_path / "mine")},
+        deadline_s=LIMIT_S,
+        pass_stdout=True,
+        scratch_variable="SCRATCH",
+    ) as process:
+        said = process.line(LIMIT_S)
+        process.how_it_ended()
+    assert said is not None
+    assert Path(said).parent == tmp_path / "mine"
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["of the user"]
+
+
 def test_the_supervisor_needs_the_standard_library_alone(tmp_path: Path) -> None:
     """By path, without ``site``: nothing of ours and nothing installed is imported (its speed is a benchmark)."""
     listing = (

@@ -5,11 +5,14 @@ held back, and what is asked again.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ import pytest
 from accelbench_assets.lake.lake import Lake
 from accelbench_assets.pricing import raw, refresh, store
 from accelbench_assets.pricing.aws.clients import client
+from accelbench_assets.pricing.aws.reading import Reading
 from accelbench_assets.pricing.points import EC2_TIERS, Point
 from accelbench_assets.pricing.refresh import Report
 from accelbench_assets.settings_groups import PricesSettings
@@ -353,3 +357,26 @@ def test_an_interrupt_does_not_wait_for_an_answer() -> None:
         finally:
             child.kill()
     assert "KeyboardInterrupt" in said
+
+
+def test_nothing_more_is_asked_after_an_interrupt() -> None:
+    """A process that lives on, such as Dagster's, does not go on with the other regions behind its back."""
+    go_on, asked = threading.Event(), []
+
+    def ask(at: datetime) -> Reading:
+        asked.append(at)
+        if len(asked) == refresh.THREADS:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert go_on.wait(60)
+        return Reading()
+
+    before = set(threading.enumerate())
+    units = [SimpleNamespace(name=f"unit {n}", ask=ask) for n in range(5 * refresh.THREADS)]
+    with pytest.raises(KeyboardInterrupt):
+        refresh._ask(units, NOW)  # type: ignore[arg-type]
+    mine = set(threading.enumerate()) - before
+    assert len(mine) == refresh.THREADS
+    go_on.set()
+    for thread in mine:
+        thread.join(60)
+    assert len(asked) == refresh.THREADS

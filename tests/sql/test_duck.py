@@ -132,7 +132,9 @@ def test_a_built_mart_is_read_and_an_outdated_or_damaged_one_is_computed(lake: L
     assert one(lake, "select count(*) from catalog") == 2, "the newer run is current"
     lake.write_mart("benchmark_results", pa.table({"of": ["another", "version"]}))
     assert one(lake, "select count(*) from benchmark_results") == 4, "computed from its query"
-    for damaged in (b"", b"not parquet"):
+    whole = lake.storage.read("marts/benchmark_results/part-0.parquet")
+    torn = [whole[:at] + b"\xff" * 40 + whole[at + 40 :] for at in (len(whole) - 60, len(whole) - 900)]
+    for damaged in (b"", b"not parquet", *torn):
         lake.storage.write("marts/benchmark_results/part-0.parquet", damaged)
         assert one(lake, "select count(*) from benchmark_results") == 4, "a copy: computed again"
 
@@ -185,6 +187,16 @@ def test_a_damaged_file_is_named(local_lake: Lake) -> None:
         f"run_steps/family=local/cell_id=x/run_id={record['run_id']}/part-0.parquet", b"not parquet"
     )
     with pytest.raises(LakeError, match=r"part-0\.parquet"):
+        query(local_lake, "select * from run_steps")
+
+
+def test_damaged_pages_behind_a_sound_footer_are_the_lakes_fault(local_lake: Lake) -> None:
+    record = put_run(local_lake, make_record())
+    (key,) = (k for k in local_lake.storage.list("run_steps") if record["run_id"] in k)
+    whole = local_lake.storage.read(key)
+    footer = 8 + int.from_bytes(whole[-8:-4], "little")
+    local_lake.storage.write(key, whole[:4] + b"\0" * (len(whole) - 4 - footer) + whole[-footer:])
+    with pytest.raises(LakeError, match="damaged"):
         query(local_lake, "select * from run_steps")
 
 
