@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -75,7 +76,8 @@ def _get(url: str) -> str | None:
 def serving(model: Path, folder: Path, *flags: str, gib: str | None = None) -> Iterator[Told]:
     """The real server with *flags*; ended with all its children. *gib*: the pool as AccelBench's own engine sets it."""
     (port,) = choose_ports(None, 1)
-    env = {**os.environ, **Vllm().env(None, folder)}  # type: ignore[arg-type]
+    sockets = tempfile.TemporaryDirectory()
+    env = {**os.environ, **Vllm().env(None, folder), str(Vllm.scratch_variable): sockets.name}  # type: ignore[arg-type]
     env.pop("VLLM_CPU_KVCACHE_SPACE")
     if gib is not None:
         env["VLLM_CPU_KVCACHE_SPACE"] = gib
@@ -107,6 +109,7 @@ def serving(model: Path, folder: Path, *flags: str, gib: str | None = None) -> I
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(20)
+        sockets.cleanup()
 
 
 def row(shape: Shape, *, full: int | None = None, window: int | None = None) -> ModelRow:
