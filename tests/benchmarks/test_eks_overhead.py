@@ -10,8 +10,9 @@ import pytest
 
 from tests.e2e.test_eks_cell import materialise, world
 from tests.support.eks import EksWorld, make_cell, short_load
+from tests.support.lakes import s3_server
 
-__all__ = ["world"]
+__all__ = ["s3_server", "world"]
 pytestmark = pytest.mark.long
 
 
