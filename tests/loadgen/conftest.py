@@ -147,14 +147,14 @@ def start_run(
     return process, out
 
 
-def finish(process: subprocess.Popen[str], out: Path) -> Result:
-    stdout, stderr = process.communicate(timeout=HANG_S)
+def finish(process: subprocess.Popen[str], out: Path, limit_s: float = HANG_S) -> Result:
+    stdout, stderr = process.communicate(timeout=limit_s)
     return Result(process.returncode, [json.loads(line) for line in stdout.splitlines()], stderr, out)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., Result]:
     def go(plan: Plan, env: dict[str, str] | None = None) -> Result:
-        return finish(*start_run(plan, tmp_path, env))
+        return finish(*start_run(plan, tmp_path, env), max(HANG_S, plan.deadline_s + 10))
 
     return go
