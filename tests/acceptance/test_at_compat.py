@@ -20,6 +20,7 @@ import pytest
 from accelbench_assets.bench.compat import GENAI_BENCH_TRIM, TOOLS, compat_rows
 from accelbench_assets.bench.compat_log import LEVELS
 from tests.acceptance.compat_log import Request, as_json, event_log, frame_of
+from tests.support.optional import missing
 
 ROOT = Path(__file__).resolve().parents[2]
 Figures = dict[str, float]
@@ -322,7 +323,8 @@ INTERPRETERS = {
 def test_our_columns_equal_what_the_tools_own_code_computes(tool: str) -> None:
     found = [place / "bin" / "python" for place in INTERPRETERS[tool] if (place / "bin" / "python").exists()]
     if not found:
-        pytest.skip(f"no virtual environment holds {tool} (looked in {PEERS})")
+        places = " or ".join(map(str, INTERPRETERS[tool]))
+        pytest.skip(missing(f"a virtual environment with {tool} in {places}"))
     log = event_log(4)
     request = {"log": as_json(log), "wall_s": wall_s(log)}
     script = Path(__file__).with_name("compat_real.py")

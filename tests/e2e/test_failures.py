@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cli import Cli
+from tests.support.optional import missing
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("failures")]
 
@@ -111,7 +112,7 @@ def in_a_namespace_of_its_own(script: str, cli: Cli) -> subprocess.CompletedProc
         unshare is None
         or subprocess.run([*command, "true"], check=False, capture_output=True).returncode != 0
     ):
-        pytest.skip("optional part missing: a private mount namespace (unshare --mount) to fill a disk in")
+        pytest.skip(missing("a private mount namespace (unshare --mount) to fill a disk in"))
     words = [*command, "sh", "-euc", script]
     return subprocess.run(words, env=cli.env, capture_output=True, text=True, timeout=600, check=False)
 

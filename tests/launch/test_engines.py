@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 import zipfile
 from collections.abc import Mapping
@@ -31,6 +30,7 @@ from accelbench_assets.launch.base import Deadline, EventSink
 from accelbench_assets.launch.local import LocalLauncher
 from accelbench_assets.launch.probe import Server
 from tests.launch.conftest import FakeServer, SpecMaker
+from tests.support.optional import HOME, VLLM_PYTHON, needs_vllm_and_model
 
 
 def ignore(kind: str, message: str, data: Mapping[str, Any]) -> None:
@@ -235,18 +235,15 @@ def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_real_vllm_answers(make_spec: SpecMaker) -> None:
-    checkout = Path(__file__).resolve().parents[2]
-    home = Path(os.environ.get("ACCELBENCH_HOME", checkout / ".accelbench"))
-    try:
-        target = local_target("vllm", DEMO_MODEL, home)
-    except LaunchError as error:
-        pytest.skip(f"vLLM's own environment is missing (`make demo-vllm` makes it): {error.message}")
+@needs_vllm_and_model
+def test_real_vllm_answers(make_spec: SpecMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELBENCH_VLLM_PYTHON", str(VLLM_PYTHON))
+    target = local_target("vllm", DEMO_MODEL, HOME)
     spec = make_spec(
         engine="vllm", engine_version=target.engine_version, revision=target.revision, quantization="none",
         dtype="bf16", max_model_len=1024,
     )  # fmt: skip
-    with LocalLauncher(home).serve(spec, Deadline.after(300), ignore) as endpoint:
+    with LocalLauncher(HOME).serve(spec, Deadline.after(300), ignore) as endpoint:
         assert endpoint.facts["engine_version"] == target.engine_version
         assert endpoint.facts["max_model_len"] == 1024
         assert endpoint.facts["weight_dtype"] == "bf16"

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from accelbench_assets.launch.kube import podlog
+from accelbench_assets.launch.kube.client import Cluster
 from accelbench_assets.launch.kube.errors import KubeError
 from tests.launch.tiny_api import Fault, TinyApi, chunks, cluster_of, status, tiny_api
 from tests.support.certificate import certificate
@@ -189,19 +190,23 @@ def test_long_lines_come_in_pieces(api: TinyApi, monkeypatch: pytest.MonkeyPatch
     assert lines[-1] == "short"
 
 
-def test_following_stops_when_asked_and_when_the_pod_is_gone(api: TinyApi) -> None:
-    pod(api, {"running": {}})
-    waiting = threading.Event()
+def _followed_until_stopped(api: TinyApi, cluster: Cluster) -> list[str]:
+    """Lines of a log that says one and then nothing, until the reader is asked to stop."""
+    waiting, stop, lines = threading.Event(), threading.Event(), list[str]()
     api.raw[LOG] = lambda handler, _: _one_line_and_silence(handler, waiting)
-    stop, lines = threading.Event(), []
-    cluster = cluster_of(api)
     reader = threading.Thread(target=lambda: lines.extend(cluster.follow_log("p", "c", stop=stop)))
     reader.start()
     assert waiting.wait(5)
     stop.set()
     reader.join(3)
     assert not reader.is_alive()
-    assert lines == ["one"]
+    return lines
+
+
+def test_following_stops_when_asked_and_when_the_pod_is_gone(api: TinyApi) -> None:
+    pod(api, {"running": {}})
+    cluster = cluster_of(api)
+    assert _followed_until_stopped(api, cluster) == ["one"]
     del api.objects["/api/v1/namespaces/ns/pods/p"]
     assert list(cluster.follow_log("p", "c")) == []
 
@@ -228,15 +233,7 @@ def test_over_tls_as_over_plain_http(tmp_path: Path) -> None:
         cluster = cluster_of(api, str(authority))
         assert cluster.namespace_uid() == "uid-of-ns"
         pod(api, {"running": {}})
-        waiting, stop, lines = threading.Event(), threading.Event(), []
-        api.raw[LOG] = lambda handler, _: _one_line_and_silence(handler, waiting)
-        reader = threading.Thread(target=lambda: lines.extend(cluster.follow_log("p", "c", stop=stop)))
-        reader.start()
-        assert waiting.wait(5)
-        stop.set()
-        reader.join(3)
-        assert not reader.is_alive()
-        assert lines == ["one"]
+        assert _followed_until_stopped(api, cluster) == ["one"]
         with pytest.raises(KubeError, match=r"No safe connection.*self-signed") as caught:
             cluster_of(api).namespace_uid()
         assert caught.value.code == "no_cluster"

@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -42,6 +41,7 @@ from tests.launch.manifest_cases import (
     served,
     server,
 )
+from tests.support.optional import VLLM_PYTHON, needs_vllm
 
 
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS.keys())
@@ -185,8 +185,6 @@ def test_any_deployment_gives_valid_objects_or_a_reason(deployment: Deployment, 
         assert value in seen or value in ("", "true")
 
 
-ROOT = Path(__file__).resolve().parents[2]
-VLLM_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 PARSE = """
 import json, sys
 from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -205,9 +203,7 @@ for line in sys.stdin:
 
 
 @pytest.mark.long
-@pytest.mark.skipif(
-    not VLLM_PYTHON.exists(), reason="vLLM's own environment is missing (`make demo-vllm` makes it)"
-)
+@needs_vllm
 def test_real_vllm_understands_every_argument() -> None:
     cells = {
         "experts": served(CELLS["experts"]),

@@ -17,6 +17,7 @@ import pytest
 
 from loadgen.clock import reading
 
+from ..support.sockets import accepted
 from .conftest import ENV, HANG_S
 
 MISSED = "a reading was still under way"
@@ -80,11 +81,7 @@ class Page:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
+        for connection in accepted(self._listener):
             with connection:
                 while True:
                     try:

@@ -25,6 +25,7 @@ from loadgen.exchange import Exchange, Request
 from loadgen.plan import Replica
 
 from ..support.certificate import certificate
+from ..support.sockets import accepted
 from .conftest import HANG_S
 from .test_loadgen_decode import delta, sse, usage_only
 from .test_loadgen_proxy import Relay, ask, client_for
@@ -56,11 +57,7 @@ class Server:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
+        for connection in accepted(self._listener):
             self.accepted += 1
             threading.Thread(target=self._guard, args=(connection,), daemon=True).start()
 

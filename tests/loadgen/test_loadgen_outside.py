@@ -17,6 +17,7 @@ from loadgen import workloads
 from loadgen.output import OutputError, open_sink
 
 from ..support.certificate import certificate
+from ..support.optional import missing
 from ..support.seaweed import Seaweed
 from .conftest import ENV, HANG_S, Result, Truth, make_plan
 
@@ -190,7 +191,7 @@ def test_ipv6(truth: Start, run: Run) -> None:
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
-        pytest.skip("this machine has no IPv6 loopback")
+        pytest.skip(missing("an IPv6 loopback (::1)"))
     result = run(make_plan(truth(*FAST, "--host", "::1").url, quick()))
     assert result.code == 0, result.error
     assert {row["status"] for row in result.measured()} == {"ok"}

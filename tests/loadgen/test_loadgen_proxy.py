@@ -17,6 +17,7 @@ from loadgen.http1_pool import Http1Pool
 from loadgen.plan import PlanError, Replica
 from loadgen.proxy import Proxy, check_answer
 
+from ..support.sockets import accepted
 from .conftest import HANG_S, Truth
 
 
@@ -31,11 +32,7 @@ class Relay:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
+        for connection in accepted(self._listener):
             threading.Thread(target=self._one, args=(connection,), daemon=True).start()
 
     def _one(self, connection: socket.socket) -> None:

@@ -28,20 +28,13 @@ from accelbench_assets.sizing.engine_memory import Pool, pool_of
 from partitions.catalog import load_models
 from partitions.rows import GIB, ModelRow
 from tests.sizing.random_models import Shape, gemma, llama
+from tests.support.optional import MODELS, VLLM_PYTHON, needs_vllm_and_model
 
-ROOT = Path(__file__).resolve().parents[2]
-VLLM_PYTHON = Path(os.environ.get("ACCELBENCH_VLLM_PYTHON", ROOT / ".venv-vllm" / "bin" / "python"))
-MODEL = ROOT / ".accelbench" / "models" / DEMO_MODEL
+MODEL = MODELS / DEMO_MODEL
 START_LIMIT_S = 300.0
 CPU_BLOCK = 128
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.xdist_group("local-engine"),
-    pytest.mark.skipif(
-        not (VLLM_PYTHON.exists() and MODEL.is_dir()), reason="`make demo-vllm` prepares vLLM and its model"
-    ),
-]
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("local-engine"), needs_vllm_and_model]
 
 
 class Told:

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -27,15 +26,11 @@ from accelbench_assets.sizing.weights import (
 from partitions.catalog import load_instances, load_models
 from partitions.cell import BenchmarkCell, Deployment
 from partitions.rows import GIB, InstanceRow, ModelRow
+from tests.support.optional import VLLM_PYTHON, needs_vllm
 
 MODELS = load_models()
 LLAMA = MODELS["llama-3.1-8b-instruct"]
-VLLM = next(
-    Path(__file__)
-    .parents[2]
-    .glob(".venv-vllm/lib/python3*/site-packages/vllm/model_executor/layers/quantization/__init__.py"),
-    Path("/nowhere"),
-)
+METHODS = "lib/python3*/site-packages/vllm/model_executor/layers/quantization/__init__.py"
 
 # Parameters in 10^9 and GiB at 16 bits: the methodology's table 5.2 (2026-11-21).
 TABLE = [
@@ -256,9 +251,10 @@ def test_what_the_engine_makes_is_told_by_its_own_name() -> None:
         quantize_to(replace(cell("int8"), model="mine"))
 
 
-@pytest.mark.skipif(not VLLM.exists(), reason="vLLM's own environment is missing (`make demo-vllm` makes it)")
+@needs_vllm
 def test_the_engine_knows_every_name_that_it_may_be_told() -> None:
-    names = set(re.findall(r'"([a-z0-9_-]+)"', VLLM.read_text().partition("method_to_config")[0]))
+    (methods,) = VLLM_PYTHON.parents[1].glob(METHODS)
+    names = set(re.findall(r'"([a-z0-9_-]+)"', methods.read_text().partition("method_to_config")[0]))
     for method in (*loading.AT_LOAD_METHODS, *loading.CHECKPOINT_METHODS):
         told = loading.flag(method, "0.32.0")
         assert told in names | {"mxfp4"}, told

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,7 @@ from accelbench_assets.launch.local import LocalLauncher
 from accelbench_assets.telemetry.names import CANONICAL
 from loadgen.workloads import custom
 from partitions.cell import BenchmarkCell, Deployment
-
-ROOT = Path(__file__).resolve().parents[2]
-VLLM_PYTHON = Path(os.environ.get("ACCELBENCH_VLLM_PYTHON", ROOT / ".venv-vllm" / "bin" / "python"))
-MODELS = ROOT / ".accelbench" / "models"
+from tests.support.optional import MODELS, VLLM_PYTHON, needs_vllm_and_model
 
 
 def measured(
@@ -96,9 +92,7 @@ def test_llamacpp_counts_the_tokens_we_count(tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.xdist_group("local-engine")
-@pytest.mark.skipif(
-    not (VLLM_PYTHON.exists() and (MODELS / DEMO_MODEL).is_dir()), reason="`make demo-vllm` prepares vLLM"
-)
+@needs_vllm_and_model
 def test_vllm_counts_and_times_what_we_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests and tokens exactly; mean TTFT and ITL within 2 % or 1 ms. Prompts are long enough that the engine, and
     not its HTTP front end on the same two cores, is most of a TTFT."""

@@ -53,9 +53,6 @@ class Ledger:
     def settle_run(self, run_id: str, usd: Decimal | None = None) -> bool:
         return False
 
-    def month_to_date(self) -> Any:
-        raise NotImplementedError
-
 
 def attempt(lake: Lake, tmp_path: Path, launcher: FakeLauncher, budget: Ledger | None, **other: Any) -> Any:
     asked: RunRequest = request(tmp_path, **other)

