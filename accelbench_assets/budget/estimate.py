@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from accelbench_assets.budget.base import Estimate, dollars
 from accelbench_assets.errors import LaunchError
 from accelbench_assets.pricing import store
+from accelbench_assets.pricing.offers import not_counted
 from accelbench_assets.pricing.packaged import on_demand
+from accelbench_assets.pricing.points import Point
 
 if TYPE_CHECKING:
     from accelbench_assets.lake.lake import Lake
@@ -99,6 +101,5 @@ def lake_prices(lake: Lake) -> PriceLookup:
 
 
 def _in_force(row: dict[str, Any]) -> bool:
-    """Whether *row* is a price that somebody was told and that held then; the rule of the mart ``latest_prices``."""
-    told = row["fetched_at"]
-    return bool(row["usd_per_hour"]) and told is not None and (row["effective_from"] or told) <= told
+    """Whether *row* is a price that somebody was told and that counts."""
+    return row["fetched_at"] is not None and not_counted(Point.from_row(row)) is None

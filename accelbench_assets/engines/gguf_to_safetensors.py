@@ -34,9 +34,8 @@ def convert(source: Path, target: Path) -> None:
     model.save_pretrained(str(unfinished))
     tokenizer.save_pretrained(str(unfinished))
     target.mkdir(parents=True, exist_ok=True)
-    for path in sorted(
-        unfinished.iterdir(), key=lambda p: p.name == "config.json"
-    ):  # config.json marks it complete
+    # Last config.json, which marks it complete.
+    for path in sorted(unfinished.iterdir(), key=lambda p: p.name == "config.json"):
         path.replace(target / path.name)
     unfinished.rmdir()
 

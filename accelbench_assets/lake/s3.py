@@ -175,10 +175,8 @@ class S3Storage:
                     retried = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0)
                     if code in ("PreconditionFailed", "412"):
                         return bool(retried) and self.read(key) == data
-                    if code not in (
-                        "ConditionalRequestConflict",
-                        "409",
-                    ):  # another writer is at it: look again
+                    # Another writer is at it: look again.
+                    if code not in ("ConditionalRequestConflict", "409"):
                         raise
             return False
 

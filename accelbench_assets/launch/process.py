@@ -60,14 +60,18 @@ class SupervisedProcess:
             self._scratch = tempfile.mkdtemp(prefix="ab-", dir=base)
             options.append(f"--remove={self._scratch}")
             env = {**env, scratch_variable: self._scratch}
-        self._supervisor = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(supervise.__file__), *options, "--", *command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=dict(env),
-            start_new_session=True,  # a Ctrl-C in the terminal is ours to handle
-        )
+        try:
+            self._supervisor = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(supervise.__file__), *options, "--", *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=dict(env),
+                start_new_session=True,  # a Ctrl-C in the terminal is ours to handle
+            )
+        except BaseException:
+            self._remove_scratch()
+            raise
         self._reader = threading.Thread(target=self._read, name="supervisor-output", daemon=True)
         self._reader.start()
 
@@ -124,7 +128,10 @@ class SupervisedProcess:
             self._supervisor.kill()  # its guard sees that and ends the command
             self._supervisor.wait(timeout=STOP_MARGIN_S)
         self._reader.join(timeout=self.grace_s + STOP_MARGIN_S)
-        if self._scratch is not None:  # it may have died before it could
+        self._remove_scratch()  # the supervisor may have died before it could
+
+    def _remove_scratch(self) -> None:
+        if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     def __enter__(self) -> Self:

@@ -334,11 +334,7 @@ def _mart_schema(lake: Lake, columnar: tuple[Any, str], key: str) -> pa.Schema |
     try:
         with filesystem.open_input_file(f"{base}/{key}") as source:
             return pq.read_schema(source)
-    except (
-        pa.ArrowException,
-        OSError,
-        UnicodeDecodeError,
-    ):  # what a damaged footer gives, by where it is damaged
+    except (pa.ArrowException, OSError, UnicodeDecodeError):  # by where the footer is damaged
         return None
 
 

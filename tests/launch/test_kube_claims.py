@@ -110,6 +110,12 @@ def test_conditions_say_what_was_refused_since_when_it_is_there_and_what_it_wait
     assert len(read(Said({}, {}), *"abcdefgh")) == KEPT
 
 
+def test_a_pod_whose_orders_fail_again_and_again_hides_no_other_pods_claim() -> None:
+    events = [ordered("x", 90, about="p2"), *(ordered(name, 80 - n) for n, name in enumerate("abcd"))]
+    found = ClaimReader(Said({}, {})).read(events)  # type: ignore[arg-type]
+    assert [(one.pod, one.name) for one in found] == [("p2", "x"), (NAME, "b"), (NAME, "c"), (NAME, "d")]
+
+
 @pytest.mark.parametrize("refused", [("NodeClaim",), ("Event",), ("NodeClaim", "Event")])
 def test_what_may_not_be_read_is_asked_for_once_and_the_rest_is_used(refused: tuple[str, ...]) -> None:
     said = Said({"a": claim(("Launched", "False", "x", "by condition"))}, {"a": ["by event"]}, *refused)

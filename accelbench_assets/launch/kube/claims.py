@@ -40,10 +40,15 @@ class ClaimReader:
     _known: tuple[Claim, ...] = ()
 
     def read(self, events: Sequence[Object]) -> tuple[Claim, ...]:
-        """The latest claims that *events* of pods name, oldest first, with what is known of each by now."""
-        named = nominated(events)[-KEPT:]
+        """Each pod's latest claims that *events* name, oldest first, with what is known of each by now."""
+        named = nominated(events)
+        of_pod: dict[str, list[str]] = {}
+        for pod, name in named:
+            of_pod.setdefault(pod, []).append(name)
         before = {one.name: one for one in self._known}
-        self._known = tuple(self._look(pod, name, before.get(name)) for pod, name in named)
+        self._known = tuple(
+            self._look(pod, name, before.get(name)) for pod, name in named if name in of_pod[pod][-KEPT:]
+        )
         return self._known
 
     def _look(self, pod: str, name: str, before: Claim | None) -> Claim:

@@ -86,9 +86,8 @@ def fetch_savings_file(
     for row in rows:
         if row.get("discountedregioncode", region) not in ("", region):
             continue
-        if (
-            provider == AWS and row.get("discountedoperation") != "RunInstances"
-        ):  # other systems have a suffix
+        # Other systems have a suffix.
+        if provider == AWS and row.get("discountedoperation") != "RunInstances":
             continue
         length = f"{row.get('leasecontractlength', '')}{row.get('leasecontractlengthunit', '')}".lower()
         add_rate(
