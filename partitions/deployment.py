@@ -27,11 +27,11 @@ _SECRET_ARG = re.compile(r"(?i)api[-_]?key|passw|secret|(^|hf|auth|access|bearer
 
 
 class CellError(ValueError):
-    """A cell, key or deployment that cannot be; the text names the field, which is also in ``field``."""
+    """A cell, key or deployment that cannot be; the text names the field. Its parts are ``field`` and ``problem``."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
-        self.field = field
+        self.field, self.problem = field, problem
 
 
 def fail(field: str, problem: str) -> NoReturn:

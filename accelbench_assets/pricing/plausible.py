@@ -95,9 +95,8 @@ class _Lists:
         if not regions and not package:
             return None
         if len(regions) + len(package) == 1:
-            return (*regions, *package)[
-                0
-            ], "the price in one other region" if regions else "the packaged price"
+            (only,) = (*regions, *package)
+            return only, "the price in one other region" if regions else "the packaged price"
         said = [f"{len(regions)} other region{'s' * (len(regions) != 1)}"] if regions else []
         said += ["the package"] if package else []
         return median([*regions, *package]), f"the median of {' and '.join(said)}"

@@ -26,7 +26,6 @@ RESERVED = ("reserved_1y", "reserved_3y")
 SAVINGS = ("savings_1y", "savings_3y")
 PAYMENTS = ("no_upfront", "partial_upfront", "all_upfront")
 EC2_TIERS = (ON_DEMAND, *RESERVED, *SAVINGS, SPOT, CAPACITY_BLOCK)
-SAGEMAKER_TIERS = (ON_DEMAND, *SAVINGS)
 TIERS = (*EC2_TIERS, DECLARED)
 
 AWS, SAGEMAKER = "aws", "aws-sagemaker"

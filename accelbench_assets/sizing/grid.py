@@ -9,7 +9,6 @@ region's price list was read, has it under no tier, and it is not of a kind that
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -76,11 +75,10 @@ def store(lake: Lake, grid: Grid, at: datetime) -> str:
 
 def _known(lake: Lake) -> dict[str, tuple[str, str]]:
     """Cell id -> (hash of the inputs, state) of its newest row."""
-    from accelbench_assets.sqlkit.duck import connect
+    from accelbench_assets.sqlkit.duck import query
 
-    with contextlib.closing(connect(lake, only=(TABLE,))) as db:
-        rows = db.execute("select cell_id, inputs_sha256, state from cell_estimates").fetchall()
-    return {cell_id: (inputs, state) for cell_id, inputs, state in rows}
+    rows = query(lake, "select cell_id, inputs_sha256, state from cell_estimates").to_pylist()
+    return {row["cell_id"]: (row["inputs_sha256"], row["state"]) for row in rows}
 
 
 def quotes(lake: Lake, region: str) -> dict[str, Quote]:
@@ -112,16 +110,15 @@ def _quote(name: str, region: str, rows: Iterable[Mapping[str, Any]], offered: s
 
 
 def _prices(lake: Lake, region: str) -> list[dict[str, Any]]:
-    from accelbench_assets.sqlkit.duck import connect
-    from accelbench_assets.sqlkit.prices import LATEST, literal
+    from accelbench_assets.sqlkit.duck import query
+    from accelbench_assets.sqlkit.prices import literal
 
     text = (
         "select instance_type, tier, instance_hourly_usd, missing_reason, fetched_at from latest_prices "  # noqa: S608
         f"where provider = 'aws' and region = {literal(region)} and coalesce(os, 'linux') = 'linux' "
         "and coalesce(tenancy, 'shared') = 'shared'"
     )
-    with contextlib.closing(connect(lake, only=(LATEST,))) as db:
-        rows: list[dict[str, Any]] = db.sql(text).to_arrow_table().to_pylist()
+    rows: list[dict[str, Any]] = query(lake, text).to_pylist()
     return rows
 
 

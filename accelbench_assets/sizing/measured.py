@@ -99,15 +99,14 @@ def read_steps(lake: Lake) -> tuple[Step, ...]:
     """Steps of the measured runs that are neither void nor withdrawn, by run and step."""
     if not lake.run_records(limit=1):  # the common first question; the catalog's SQL takes a second to attach
         return ()
-    from accelbench_assets.sqlkit.duck import connect
+    from accelbench_assets.sqlkit.duck import query
 
     names = [field.name for field in fields(Step)]
-    query = (
+    text = (
         f"select {', '.join(names)} from benchmark_results "  # noqa: S608 - names of our own fields
         "where origin = 'measured' and verdict <> 'void' and not superseded order by run_id, step_index"
     )
-    with connect(lake, only=("benchmark_results",)) as db:
-        return tuple(Step(*row) for row in db.execute(query).fetchall())
+    return tuple(Step(**row) for row in query(lake, text).to_pylist())
 
 
 def rank(steps: Iterable[Step], ask: Ask, prices: Prices) -> Measured:

@@ -99,7 +99,8 @@ def most_tflops(weights: Weights, chip: AcceleratorRow) -> float | None:
     if chip.bf16_tflops is None:
         return None
     times = next((times for bits, times in NARROW_TIMES if weights.bits < bits + 1), 1.0)
-    return max(times * chip.bf16_tflops, chip.fp8_tflops or 0.0 if times > 1 else 0.0)
+    widest = times * chip.bf16_tflops
+    return max(widest, chip.fp8_tflops or 0.0) if times > 1 else widest
 
 
 def prefill_flop(model: ModelRow, weights: Weights, tokens: float) -> float:

@@ -85,7 +85,7 @@ def scheme(name: str) -> str:
     try:
         return counts.scheme(name)
     except CellError as error:
-        raise UsageError(str(error).partition(": ")[2]) from None
+        raise UsageError(error.problem) from None
 
 
 def native(model: ModelRow) -> str:
@@ -93,7 +93,7 @@ def native(model: ModelRow) -> str:
     try:
         return counts.native(model)
     except CellError as error:
-        raise UsageError(str(error).partition(": ")[2]) from None
+        raise UsageError(error.problem) from None
 
 
 def expert_parameters(model: ModelRow) -> float:

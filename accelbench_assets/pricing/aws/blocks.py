@@ -20,7 +20,6 @@ from accelbench_assets.pricing.raw import RawAnswer
 
 FAMILIES = ("p4d", "p4de", "p5", "p5e", "p5en", "p6-b200", "p6-b300", "trn1", "trn2")
 """Families that are sold by the block; the others are not asked about."""
-REASON = "not sold as capacity blocks"
 
 
 def sold_by_block(instance: str) -> bool:

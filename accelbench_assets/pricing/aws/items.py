@@ -54,9 +54,8 @@ EC2_ATTRIBUTES = {
 SAGEMAKER_ATTRIBUTES = {"component": "Hosting", "locationType": "AWS Region"}
 NEEDED = {
     EC2_SERVICE: ("operatingSystem", "tenancy", "capacitystatus", "preInstalledSw", "operation"),
-    SAGEMAKER_SERVICE: (
-        "component",
-    ),  # the upfront fee of a training plan has none, and looks like a low price
+    # The upfront fee of a training plan has no component, and looks like a low price.
+    SAGEMAKER_SERVICE: ("component",),
 }
 """What tells a plain hour from its neighbours, and stands in every such product that AWS publishes."""
 
