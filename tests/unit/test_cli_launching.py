@@ -1,5 +1,6 @@
 """An attempt ends in exactly one record, whatever happens to the command line or to its child. Real child processes."""
 
+import contextlib
 import json
 import os
 import signal
@@ -53,8 +54,11 @@ class Started:
             time.sleep(0.01)
 
     def orchestrator(self) -> list[psutil.Process]:
-        mine = psutil.Process(self.process.pid).children()
-        return [p for p in mine if "accelbench_assets.defs.tasks" in p.cmdline()]
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # ended, or a zombie, between two looks
+                found += [child] if "accelbench_assets.defs.tasks" in child.cmdline() else []
+        return found
 
     def end(self) -> tuple[int, str, str]:
         out, err = self.process.communicate(timeout=180)
